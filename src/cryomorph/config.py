@@ -1,0 +1,279 @@
+"""The configuration of a run: YAML to settings, settings to objects."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import yaml
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+import cryomorph.conformations
+import cryomorph.latents
+import cryomorph.likelihood
+import cryomorph.poses
+import cryomorph.priors
+from cryomorph.components import Settings, discover
+from cryomorph.conformations.base import ConformationModel
+from cryomorph.errors import InputError
+from cryomorph.files import write_text
+from cryomorph.latents.base import Latents
+from cryomorph.likelihood.base import Likelihood
+from cryomorph.particles.stack import ParticleStack
+from cryomorph.poses.base import PoseSource
+from cryomorph.priors.base import Prior, PriorSettings
+from cryomorph.reconstruction import Reconstruction, Strengths
+from cryomorph.structure.beads import bead_model
+from cryomorph.structure.frame import place_template
+from cryomorph.structure.model import Template, read_template
+from cryomorph.training import HardwareSettings, TrainingSettings
+
+SEAMS: dict[str, tuple[ModuleType, type[Any]]] = {
+    "decoder": (cryomorph.conformations, ConformationModel),
+    "latents": (cryomorph.latents, Latents),
+    "poses": (cryomorph.poses, PoseSource),
+    "likelihood": (cryomorph.likelihood, Likelihood),
+    "priors": (cryomorph.priors, Prior),
+}
+
+S = TypeVar("S", bound=Settings)
+
+DEFAULT_KINDS = {"decoder": "gnn", "latents": "table", "poses": "known", "likelihood": "direct"}
+
+
+def component(seam: str, kind: str) -> type[Any]:
+    """Return the class of one kind, e.g. `component("decoder", "gnn")`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind; the message lists those there are.
+    """
+    kinds = discover(*SEAMS[seam])
+    if kind not in kinds:
+        raise ValueError(f"{seam}: unknown kind {kind!r}; there are {', '.join(kinds)}")
+    return kinds[kind]
+
+
+def _component_settings(seam: str, value: Any, default_kind: str) -> Any:
+    """Turn `gnn` or `{kind: gnn, layers: 8}` into the settings of that kind."""
+    if isinstance(value, Settings):
+        return value
+    fields = {"kind": value} if isinstance(value, str) else value
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"{seam}: expected a kind, one of {', '.join(discover(*SEAMS[seam]))}, or a mapping with one")
+    kind = str(fields.get("kind", default_kind))
+    return component(seam, kind).Settings.model_validate({"kind": kind} | dict(fields))
+
+
+class ParticlesConfig(Settings):
+    """Which particles, and where their images are."""
+
+    path: Path = Field(description="RELION .star or cryoSPARC .cs")
+    datadir: Path | None = Field(None, description="folder that image paths are relative to")
+    strip_prefix: str = Field("", description="leading part of image paths to drop")
+    passthrough: Path | None = Field(None, description="cryoSPARC passthrough .cs file with the remaining fields")
+    box: int | None = Field(None, ge=16, description="Fourier-crop images to this many pixels")
+    first: int | None = Field(None, ge=1, description="only the first N particles")
+    indices: Path | None = Field(None, description="rows to use, from 0: .npy, or text with one number a line")
+    pixel_size: float | None = Field(None, gt=0, description="Å; overrides the file's")
+    invert: bool = Field(False, description="flip the contrast, for images with dark protein")
+
+
+class TemplateConfig(Settings):
+    """The atomic model that is deformed."""
+
+    path: Path = Field(description="PDB or mmCIF")
+    chains: tuple[str, ...] | None = Field(None, description="only these chains")
+    frame: Literal["auto", "centre", "corner"] = Field("auto", description="origin of the consensus map")
+
+
+PAPER_PRIORS = ("centre", "bonds", "log_distance")
+
+
+class PriorsConfig(Settings):
+    """Geometric priors; by default paper A's, with its weights, times one overall strength."""
+
+    strength: float = Field(100.0, ge=0, description="nats per unit of paper A's weighted sum")
+    terms: dict[str, SerializeAsAny[PriorSettings]] = Field(default_factory=dict, validate_default=True)
+
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _find_terms(cls, value: Any) -> Any:
+        """Fill in the priors that are not mentioned; a weight of 0 leaves one out."""
+        if not isinstance(value, Mapping):
+            raise ValueError("expected a mapping such as {log_distance: {weight: 0.01}}")
+        named = {kind: {} for kind in PAPER_PRIORS} | dict(value)
+        return {kind: _component_settings("priors", fields, kind) for kind, fields in named.items()}
+
+
+class RunConfig(Settings):
+    """Everything that determines a run."""
+
+    particles: ParticlesConfig
+    template: TemplateConfig
+    decoder: SerializeAsAny[Settings]
+    latents: SerializeAsAny[Settings]
+    poses: SerializeAsAny[Settings]
+    likelihood: SerializeAsAny[Settings]
+    beads: Literal["ca", "residue", "atom"] = "residue"
+    latent_prior: float = Field(1.0, ge=0, description="strength of the standard normal prior of the latents")
+    priors: PriorsConfig = Field(default_factory=PriorsConfig)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    hardware: HardwareSettings = Field(default_factory=HardwareSettings)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_components(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        chosen = {seam: _component_settings(seam, data.get(seam, kind), kind) for seam, kind in DEFAULT_KINDS.items()}
+        return dict(data) | chosen
+
+    def resolved(self) -> "RunConfig":
+        """Return a copy that does not depend on the working folder."""
+        particles = {name: value.absolute() for name, value in dict(self.particles).items() if isinstance(value, Path)}
+        return self.model_copy(
+            update={
+                "particles": self.particles.model_copy(update=particles),
+                "template": self.template.model_copy(update={"path": self.template.path.absolute()}),
+            }
+        )
+
+    def to_yaml(self) -> str:
+        """Return the configuration as YAML that `read_config` understands."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def write(self, path: Path) -> None:
+        """Write the configuration as YAML, atomically."""
+        write_text(path, self.to_yaml())
+
+
+def parse_settings(settings: type[S], data: Mapping[str, Any], source: str) -> S:
+    """Validate settings.
+
+    Parameters
+    ----------
+    settings
+        Their class.
+    data
+        Nested mappings as read from YAML.
+    source
+        Named in errors.
+
+    Raises
+    ------
+    InputError
+        Naming the first field that is unknown, missing or out of range.
+    """
+    try:
+        return settings.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        message = first["msg"].removeprefix("Value error, ").splitlines()[0]
+        found = f", found {first['input']!r}" if first["type"] not in ("missing", "value_error") else ""
+        raise InputError(f"{source}: {field}: {message}{found}") from error
+
+
+def parse_config(data: Mapping[str, Any], source: str) -> RunConfig:
+    """Validate a configuration; see `parse_settings`."""
+    return parse_settings(RunConfig, data, source)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises
+    ------
+    InputError
+        If it can't be read or is something else.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).replace("\n", " ")
+        raise InputError(f"{path}: not a readable YAML file ({reason})") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping of settings such as 'training: {{epochs: 40}}'")
+    return data
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read and validate a configuration file."""
+    return parse_config(read_yaml(path), str(path))
+
+
+def read_indices(path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Read row numbers (from 0) from a .npy file or a text file.
+
+    Raises
+    ------
+    InputError
+        If they are not whole numbers in one dimension.
+    """
+    try:
+        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not readable as row numbers, one a line or a .npy array") from error
+    rows = np.asarray(values)
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.number) or not np.array_equal(rows, np.rint(rows)):
+        raise InputError(f"{path}: row numbers must be whole numbers, one a line or a 1-D .npy array")
+    return rows.astype(np.int64)
+
+
+def open_particles(config: ParticlesConfig) -> ParticleStack:
+    """Open the particles of a configuration."""
+    return ParticleStack.open(
+        config.path,
+        datadir=config.datadir,
+        strip_prefix=config.strip_prefix,
+        passthrough=config.passthrough,
+        box=config.box,
+        first=config.first,
+        indices=None if config.indices is None else read_indices(config.indices),
+        pixel_size=config.pixel_size,
+        invert=config.invert,
+    )
+
+
+def open_template(config: TemplateConfig, stack: ParticleStack) -> tuple[Template, str]:
+    """Read the template and put it into the frame of the map; the second value says how, in a line."""
+    template = read_template(config.path, config.chains)
+    smallest = int(np.argmin(stack.box * stack.pixel_size))
+    return place_template(template, stack.box, float(stack.pixel_size[smallest]), config.frame)
+
+
+def build_reconstruction(config: RunConfig, template: Template, groups: int) -> Reconstruction:
+    """Return the untrained model of a configuration.
+
+    Parameters
+    ----------
+    config
+        Its settings.
+    template
+        In the map frame.
+    groups
+        Number of optics groups.
+    """
+    priors = [component("priors", _kind(s))(s, template) for s in config.priors.terms.values()]
+    return Reconstruction(
+        conformations=component("decoder", _kind(config.decoder))(config.decoder, template),
+        beads=bead_model(template, config.beads),
+        poses=component("poses", _kind(config.poses))(config.poses),
+        likelihood=component("likelihood", _kind(config.likelihood))(config.likelihood, groups),
+        priors=priors,
+        strengths=Strengths(geometry=config.priors.strength, latents=config.latent_prior),
+    )
+
+
+def build_latents(config: RunConfig, latent_dim: int, particles: int) -> Latents:
+    """Return the untrained latents of a configuration for so many particles."""
+    latents: Latents = component("latents", _kind(config.latents))(config.latents, latent_dim, particles)
+    return latents
+
+
+def _kind(settings: Any) -> str:
+    return str(settings.kind)

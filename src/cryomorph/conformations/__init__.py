@@ -1,0 +1,1 @@
+"""Conformation models: latent coordinates to atomic coordinates. One file a model."""

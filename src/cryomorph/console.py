@@ -1,0 +1,88 @@
+"""How the command line looks: progress bars, messages, tables."""
+
+import logging
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichBars
+from rich.table import Table
+from rich.text import Text
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class _Rate(TextColumn):
+    """Units a second, e.g. `812 images/s`."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        """Return the speed of a task, empty until it is known."""
+        return Text(f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
+
+
+class ProgressBar:
+    """A `Progress` drawn as one bar with speed and time left; stretches follow one another below it."""
+
+    def __init__(self) -> None:
+        self._bars = RichBars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="green"),
+            console=errors,
+        )
+        self._task: TaskID | None = None
+
+    def start(self, description: str, total: int, unit: str = "images") -> None:
+        """Begin a new stretch."""
+        self._bars.start()
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(description, total=total, unit=unit, note="")
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bars.update(self._task, advance=amount)
+            if note:
+                self._bars.update(self._task, note=note)
+
+    def finish(self) -> None:
+        """Leave the bar as it is and stop drawing."""
+        self._bars.stop()
+
+
+def show_messages() -> None:
+    """Print what the library logs, one line a message."""
+    handler = RichHandler(console=errors, show_time=False, show_path=False, show_level=False, highlighter=None)
+    root = logging.getLogger("cryomorph")
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    root.propagate = False
+
+
+def show_table(title: str, rows: Mapping[str, str]) -> None:
+    """Print names and values."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)

@@ -1,0 +1,1 @@
+"""Where the latent coordinates of a particle come from. One file a kind."""

@@ -1,0 +1,1 @@
+"""How well a conformation at a pose explains an image. One file a likelihood."""

@@ -1,0 +1,1 @@
+"""Particle files (RELION, cryoSPARC, MRC) as one `ParticleStack`."""

@@ -1,0 +1,59 @@
+"""What a training step sees of the particles."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from cryomorph.optics import CTFParameters
+
+
+@dataclass
+class ParticleBatch:
+    """Some particles, with everything the objective needs of them.
+
+    Attributes
+    ----------
+    index
+        Row of each particle in its `ParticleStack`, int64, shape (b,).
+    image
+        Normalised images, float32, shape (b, D, D), rows are y and columns x; None where only latents are decoded.
+    pixel_size
+        Å per pixel, shape (b,); optics groups may differ.
+    optics_group
+        Number of the optics group from 0, int64, shape (b,).
+    rotation
+        Map frame to image frame, shape (b, 3, 3); None if the input has no poses.
+    shift
+        Displacement (x, y) of the particle in the image in Å, shape (b, 2): minus RELION's origin.
+    ctf
+        Contrast transfer parameters of each image.
+    """
+
+    index: Tensor
+    image: Tensor | None
+    pixel_size: Tensor
+    optics_group: Tensor
+    rotation: Tensor | None
+    shift: Tensor
+    ctf: CTFParameters
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device) -> Self:
+        """Return a copy on another device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return type(self)(
+            index=self.index.to(device),
+            image=move(self.image),
+            pixel_size=self.pixel_size.to(device),
+            optics_group=self.optics_group.to(device),
+            rotation=move(self.rotation),
+            shift=self.shift.to(device),
+            ctf=self.ctf.to(device),
+        )

@@ -1,0 +1,46 @@
+"""Batches of an epoch, read one ahead of their use."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.particles.stack import ParticleStack
+
+
+def epoch_batches(
+    particles: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, processes: int = 1
+) -> list[NDArray[np.int64]]:
+    """Rows of each batch of one process in one epoch, shuffled.
+
+    Process `rank` owns the rows `rank, rank + processes, ...` for good. All processes make the same number of batches,
+    which differ by one row at most.
+
+    Parameters
+    ----------
+    particles
+        Number of rows in all.
+    batch_size
+        Most rows of a batch, of one process.
+    seed, epoch
+        Determine the order.
+    """
+    most = -(-particles // processes)
+    own = np.arange(rank, particles, processes, dtype=np.int64)
+    np.random.default_rng([seed, epoch, rank]).shuffle(own)
+    return np.array_split(own, -(-most // batch_size))
+
+
+def prefetch(stack: ParticleStack, batches: list[NDArray[np.int64]]) -> Iterator[ParticleBatch]:
+    """Yield the batches in their order, reading the next one in the background while this one is used."""
+    if not batches:
+        return
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        pending = reader.submit(stack.batch, batches[0])
+        for rows in batches[1:]:
+            ready = pending.result()
+            pending = reader.submit(stack.batch, rows)
+            yield ready
+        yield pending.result()

@@ -1,0 +1,1 @@
+"""Where the pose of a particle comes from. One file a source."""

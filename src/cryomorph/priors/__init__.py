@@ -1,0 +1,1 @@
+"""Geometric priors on a conformation. One file a prior."""

@@ -1,0 +1,37 @@
+"""R1 of paper A: distances along the chain stay as in the template."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cryomorph.priors.base import Prior, PriorSettings
+from cryomorph.structure.model import Template
+
+
+class BondsPriorSettings(PriorSettings):
+    """Squared change of the distances between consecutive residues."""
+
+    kind: Literal["bonds"] = "bonds"
+    weight: float = 1e-2
+
+
+class BondsPrior(Prior):
+    """`R1 = (1/N) Σ (|x^{i+1} - x^i| - |x0^{i+1} - x0^i|)²` in Å² (eq. 4), never across a chain break or gap."""
+
+    Settings = BondsPriorSettings
+    bonded: Tensor
+    reference: Tensor
+
+    def __init__(self, settings: BondsPriorSettings, template: Template) -> None:
+        super().__init__()
+        self.settings = settings
+        start = torch.from_numpy(template.coordinates).float()
+        self.register_buffer("bonded", torch.from_numpy(template.bonded).float())
+        self.register_buffer("reference", (start[1:] - start[:-1]).norm(dim=-1))
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """Return R1 of each conformation, shape (b,)."""
+        length = (coordinates[:, 1:] - coordinates[:, :-1]).norm(dim=-1)
+        stretch: Tensor = length - self.reference
+        return (self.bonded * stretch.square()).sum(-1) / coordinates.shape[1]

@@ -1,0 +1,41 @@
+"""Progress as a seam: the library reports, the command line draws."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """What a long loop tells whoever watches it."""
+
+    def start(self, description: str, total: int, unit: str = "images") -> None:
+        """Begin a stretch of `total` units of work."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """`amount` more units are done; `note` is a short remark such as the current loss."""
+
+    def finish(self) -> None:
+        """End the stretch."""
+
+
+class Silent:
+    """A `Progress` that says nothing; the default of the Python API."""
+
+    def start(self, description: str, total: int, unit: str = "images") -> None:
+        """Ignore."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Ignore."""
+
+    def finish(self) -> None:
+        """Ignore."""
+
+
+def track(items: Iterable[T], progress: Progress, description: str, total: int, unit: str = "items") -> Iterator[T]:
+    """Iterate over `items`, reporting one unit of progress for each."""
+    progress.start(description, total, unit)
+    for item in items:
+        yield item
+        progress.advance()
+    progress.finish()

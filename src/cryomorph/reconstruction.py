@@ -1,0 +1,86 @@
+"""The objective of paper A (eq. 3), composed of the parts."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cryomorph.conformations.base import ConformationModel
+from cryomorph.likelihood.base import Likelihood
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.poses.base import PoseMeasure, PoseSource
+from cryomorph.priors.base import Prior
+from cryomorph.structure.beads import BeadModel, Beads
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """How much the priors count against the misfit, whose unit is the nat.
+
+    Attributes
+    ----------
+    geometry
+        Multiplies the sum of all geometric priors. Paper A states its λ for images in its own unit.
+    latents
+        Of `½‖z‖²`, the standard normal prior of the latents; 0 leaves it out.
+    """
+
+    geometry: float
+    latents: float
+
+
+class Reconstruction(nn.Module):
+    """`E_φ[misfit(y, φ, x(z))] + λ0 R0(x) + λ1 R1(x) + λ2 R2(x) + ½‖z‖²` for each image."""
+
+    def __init__(
+        self,
+        conformations: ConformationModel,
+        beads: BeadModel,
+        poses: PoseSource,
+        likelihood: Likelihood,
+        priors: list[Prior],
+        strengths: Strengths,
+    ) -> None:
+        super().__init__()
+        self.conformations = conformations
+        self.beads = beads
+        self.poses = poses
+        self.likelihood = likelihood
+        active = [prior for prior in priors if prior.settings.weight > 0]
+        self.priors = nn.ModuleList(active)
+        self.prior_weights = [prior.settings.weight for prior in active]
+        self.strengths = strengths
+
+    def forward(self, z: Tensor, batch: ParticleBatch) -> dict[str, Tensor]:
+        """Return the terms of the objective, each of shape (b,): `misfit`, `geometry`, `latents`.
+
+        Parameters
+        ----------
+        z
+            Latent coordinates, shape (b, d).
+        batch
+            The particles and their images.
+        """
+        x = self.conformations(z)
+        # Positions are compared with noise far below a pixel: never in half precision.
+        with torch.autocast(x.device.type, enabled=False):
+            beads = self.beads(x)
+            measure = self.poses(batch, beads, self.likelihood)
+            return {
+                "misfit": self._expected_misfit(beads, measure, batch),
+                "geometry": self.strengths.geometry * self._geometry(x),
+                "latents": self.strengths.latents * 0.5 * z.float().square().sum(-1),
+            }
+
+    def _expected_misfit(self, beads: Beads, measure: PoseMeasure, batch: ParticleBatch) -> Tensor:
+        misfits = [
+            self.likelihood(beads, rotation, shift, batch)
+            for rotation, shift in zip(measure.rotation.unbind(1), measure.shift.unbind(1), strict=True)
+        ]
+        return (measure.weight * torch.stack(misfits, dim=1)).sum(1)
+
+    def _geometry(self, x: Tensor) -> Tensor:
+        total = x.new_zeros(len(x))
+        for weight, prior in zip(self.prior_weights, self.priors, strict=True):
+            total = total + weight * prior(x)
+        return total

@@ -1,0 +1,165 @@
+"""The folder of a run: its layout, checkpoints, provenance."""
+
+import hashlib
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryomorph.errors import InputError
+from cryomorph.files import atomic_path, write_text
+
+RECORDED = ("cryomorph", "torch", "numpy", "lightning-fabric", "gemmi", "mrcfile")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what it writes.
+
+    ======================  =================================================================
+    `config.yaml`           the resolved configuration
+    `provenance.json`       versions, seed, command line, time; one entry for each start
+    `particles.npz`         row of each particle in the original file, and the file's digest
+    `template.cif`          the template, all atoms, in the map frame
+    `metrics.jsonl`         one line an epoch
+    `checkpoint.pt`         everything needed to go on
+    `latents.npy`           latent coordinates (particles, d), when training is complete
+    ======================  =================================================================
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def template(self) -> Path:
+        """The template in the map frame."""
+        return self.path / "template.cif"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line and epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def latents(self) -> Path:
+        """Latent coordinates of the finished run."""
+        return self.path / "latents.npy"
+
+    @property
+    def evaluation(self) -> Path:
+        """Result of the comparison with a known truth."""
+        return self.path / "evaluation.json"
+
+    def exists(self) -> bool:
+        """Tell whether a run was started here."""
+        return self.config.is_file()
+
+    def require(self) -> None:
+        """Raise InputError if no run was started here."""
+        if not self.exists():
+            raise InputError(f"{self.path}: no run there (no config.yaml); give the folder that train wrote")
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint atomically."""
+        with atomic_path(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def load_checkpoint(self) -> dict[str, Any]:
+        """Return the newest checkpoint.
+
+        Raises
+        ------
+        InputError
+            If there is none, or it is damaged.
+        """
+        if not self.checkpoint.is_file():
+            raise InputError(f"{self.checkpoint}: no checkpoint yet; run train first")
+        try:
+            state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds
+            raise InputError(f"{self.checkpoint}: damaged or not a checkpoint; remove it to start over") from error
+        return state
+
+    def append_metrics(self, row: dict[str, float]) -> None:
+        """Add the metrics of an epoch."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def truncate_metrics(self, epochs: int) -> None:
+        """Keep the metrics of the first epochs only: those after the checkpoint will be computed again."""
+        kept = [row for row in self.read_metrics() if row["epoch"] <= epochs]
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Return the metrics of each epoch; a last line cut off by a kill is left out."""
+        if not self.metrics.is_file():
+            return []
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def add_provenance(self, seed: int, resumed_at_epoch: int) -> None:
+        """Record versions, seed, command line and time of a start."""
+        path = self.path / "provenance.json"
+        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        entries.append(
+            {
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": sys.argv,
+                "seed": seed,
+                "resumed_at_epoch": resumed_at_epoch,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "threads": torch.get_num_threads(),
+                "versions": {name: version(name) for name in RECORDED},
+            }
+        )
+        write_text(path, json.dumps(entries, indent=1) + "\n")
+
+    def record_particles(self, source: Path, source_index: NDArray[np.int64]) -> None:
+        """Remember which particles the rows of the latents belong to."""
+        with atomic_path(self.path / "particles.npz") as temporary:
+            np.savez(temporary, source_index=source_index, digest=np.array(_digest(source)))
+
+    def check_particles(self, source: Path, source_index: NDArray[np.int64]) -> None:
+        """Raise InputError unless these are the particles that the run was started with."""
+        with np.load(self.path / "particles.npz", allow_pickle=False) as record:
+            same = str(record["digest"]) == _digest(source) and np.array_equal(record["source_index"], source_index)
+        if not same:
+            raise InputError(f"{source}: changed since the run in {self.path} was started; use another --out")
+
+    def source_index(self) -> NDArray[np.int64]:
+        """Return the row of each particle in the original file."""
+        with np.load(self.path / "particles.npz", allow_pickle=False) as record:
+            return np.asarray(record["source_index"], dtype=np.int64)
+
+    def save_latents(self, latents: NDArray[np.float32]) -> None:
+        """Write the latent coordinates (particles, d)."""
+        with atomic_path(self.latents) as temporary, temporary.open("wb") as file:
+            np.save(file, latents)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Atomic models: reading and writing, selections, the backbone graph, beads."""

@@ -1,0 +1,319 @@
+"""The training loop: the latents of the particles and the weights of the network, together, by stochastic gradient."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from pydantic import Field
+from torch import Tensor
+
+from cryomorph.components import Settings
+from cryomorph.errors import InputError
+from cryomorph.latents.base import Latents
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.particles.loader import epoch_batches, prefetch
+from cryomorph.particles.stack import ParticleStack
+from cryomorph.progress import Progress, Silent
+from cryomorph.reconstruction import Reconstruction
+
+logger = logging.getLogger(__name__)
+
+TERMS = ("misfit", "geometry", "latents")
+GAIN_IMAGES = 2048
+"""Images from which the first gain is estimated: its relative error is then well below a percent."""
+LOOK_EVERY = 10
+"""Batches between looks at the running sums."""
+
+
+class TrainingSettings(Settings):
+    """Optimisation: Adam, linear warm-up, cosine decay to nearly zero."""
+
+    epochs: int = Field(40, ge=1, description="passes over all images")
+    batch_size: int = Field(128, ge=1, description="images a step, in each process")
+    learning_rate: float = Field(3e-3, gt=0, description="of the network, after the warm-up")
+    latent_learning_rate: float = Field(3e-2, gt=0, description="of the latents; a row is touched once an epoch only")
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the learning rates rise from zero")
+    final_learning_rate: float = Field(0.01, ge=0, le=1, description="share of the learning rates left at the end")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint at least so often, besides every epoch's")
+
+
+class HardwareSettings(Settings):
+    """Where to compute; no bearing on what is computed."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
+    devices: int = Field(1, ge=1, description="GPUs, or processes on a CPU")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "auto", description="of the decoder; auto: bf16-mixed on a GPU that has it, else 32-true"
+    )
+
+
+def make_fabric(hardware: HardwareSettings) -> Fabric:
+    """Return Lightning Fabric for the hardware asked for, not launched yet.
+
+    Raises
+    ------
+    InputError
+        If a GPU is asked for where there is none.
+    """
+    gpu = torch.cuda.is_available()
+    if hardware.accelerator == "cuda" and not gpu:
+        raise InputError("--accelerator cuda: PyTorch finds no GPU here; use --accelerator cpu or auto")
+    on_gpu = gpu and hardware.accelerator != "cpu"
+    precision = hardware.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    # Buffers are sums over one process's images: each process keeps its own.
+    strategy = DDPStrategy(broadcast_buffers=False, start_method="popen") if hardware.devices > 1 else "auto"
+    return Fabric(
+        accelerator="cuda" if on_gpu else "cpu", devices=hardware.devices, strategy=strategy, precision=precision
+    )
+
+
+def learning_rate_factor(epoch: float, settings: TrainingSettings) -> float:
+    """Share of the full learning rates at a moment of training: linear warm-up, then half a cosine.
+
+    Parameters
+    ----------
+    epoch
+        Time in epochs, fractions allowed.
+    settings
+        Lengths and the final share.
+    """
+    if epoch < settings.warmup_epochs:
+        return epoch / settings.warmup_epochs
+    decay = (epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9)
+    share = 0.5 * (1 + math.cos(math.pi * min(decay, 1.0)))
+    return settings.final_learning_rate + (1 - settings.final_learning_rate) * share
+
+
+class Trainer:
+    """Fits a `Reconstruction` and its latents to the particles of a stack.
+
+    Every process owns some of the particles, and their latents; the network's gradients are averaged over processes.
+
+    Parameters
+    ----------
+    fabric
+        Launched.
+    reconstruction, latents
+        To be trained; moved to the device.
+    stack
+        The particles.
+    settings, seed
+        The seed determines the order of the images.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        reconstruction: Reconstruction,
+        latents: Latents,
+        stack: ParticleStack,
+        settings: TrainingSettings,
+        seed: int,
+    ) -> None:
+        self.fabric = fabric
+        self.reconstruction = reconstruction
+        self.latents = latents.to(fabric.device)
+        self.stack = stack
+        self.settings = settings
+        self.seed = seed
+        optimizer = torch.optim.Adam(reconstruction.parameters(), lr=settings.learning_rate)
+        self.forward, self.optimizer = fabric.setup(reconstruction, optimizer)
+        self.latent_optimizer = latents.optimizer(settings.latent_learning_rate)
+        self.owned = torch.arange(len(stack)) % fabric.world_size == fabric.global_rank
+        self.epoch = 0
+        self.batches_done = 0
+        self.sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=fabric.device)
+        self._remark = ""
+
+    def estimate_gain(self) -> None:
+        """Set the gain from the undeformed template, before the first step.
+
+        Raises
+        ------
+        InputError
+            If the images anticorrelate with the template: protein is dark in them.
+        """
+        rows = np.unique(np.linspace(0, len(self.stack) - 1, min(GAIN_IMAGES, len(self.stack))).astype(np.int64))
+        mine = rows[self.fabric.global_rank :: self.fabric.world_size]
+        likelihood = self.reconstruction.likelihood
+        with torch.no_grad():
+            for part in np.array_split(mine, -(-len(mine) // self.settings.batch_size)):
+                batch = self.stack.batch(part).to(self.fabric.device)
+                x = self.reconstruction.conformations.template.expand(len(batch), -1, -1)
+                beads = self.reconstruction.beads(x)
+                pose = self.reconstruction.poses(batch, beads, likelihood)
+                likelihood(beads, pose.rotation[:, 0], pose.shift[:, 0], batch)
+        self._sum_over_processes(likelihood.cross_sum, likelihood.power_sum)
+        score = float(likelihood.cross_sum.sum() / likelihood.power_sum.sum().sqrt())
+        logger.info("template against %d images: correlation %.1f times its noise", len(rows), score)
+        if score < -5:
+            raise InputError(
+                f"{self.stack.table.source}: the images anticorrelate with the template ({score:.0f} times the noise): "
+                "protein seems dark; use --invert"
+            )
+        if score < 5:
+            logger.warning(
+                "the template hardly correlates with the images at the given poses (%.1f times the noise): "
+                "is it docked into the consensus map, and is the pixel size right?",
+                score,
+            )
+        likelihood.update_gain()
+        likelihood.gain.clamp_(min=1e-12)
+
+    def fit(
+        self,
+        *,
+        on_epoch: Callable[[dict[str, float]], None],
+        on_checkpoint: Callable[[dict[str, Any]], None],
+        progress: Progress | None = None,
+    ) -> None:
+        """Train from the current epoch to the last.
+
+        Parameters
+        ----------
+        on_epoch
+            Called with the metrics of each epoch, in every process.
+        on_checkpoint
+            Called with everything needed to go on, in every process; after each epoch and every few minutes.
+        progress
+            Told of every batch.
+        """
+        progress = progress or Silent()
+        saved = time.monotonic()
+        while self.epoch < self.settings.epochs:
+            started = time.monotonic()
+            batches = self._batches()
+            fresh = batches[self.batches_done :]
+            progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", sum(map(len, fresh)))
+            for batch in prefetch(self.stack, fresh):
+                self._step(batch.to(self.fabric.device), len(batches))
+                progress.advance(len(batch), self._note())
+                if self._first_process_says(time.monotonic() - saved > 60 * self.settings.checkpoint_minutes):
+                    on_checkpoint(self.state())
+                    saved = time.monotonic()
+            progress.finish()
+            metrics = self._end_of_epoch()
+            seconds = time.monotonic() - started
+            rate = sum(map(len, fresh)) * self.fabric.world_size / seconds
+            on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})
+            on_checkpoint(self.state())
+            saved = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the rest of the training depends on, the same in all processes."""
+        likelihood = self.reconstruction.likelihood
+        cross, power, sums = likelihood.cross_sum.clone(), likelihood.power_sum.clone(), self.sums.clone()
+        self._sum_over_processes(cross, power, sums)
+        self.latents.gather(self.latent_optimizer, self.owned, self._sum_over_processes)
+        network = self.reconstruction.state_dict()
+        network |= {"likelihood.cross_sum": cross, "likelihood.power_sum": power}
+        return {
+            "epoch": self.epoch,
+            "batches_done": self.batches_done,
+            "processes": self.fabric.world_size,
+            "sums": sums,
+            "reconstruction": network,
+            "latents": self.latents.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "latent_optimizer": self.latent_optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.epoch, self.batches_done, self.sums = state["epoch"], state["batches_done"], state["sums"].to(self.sums)
+        self.reconstruction.load_state_dict(state["reconstruction"])
+        self.latents.load_state_dict(state["latents"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.latent_optimizer.load_state_dict(state["latent_optimizer"])
+        torch.set_rng_state(state["random"])
+        if len(state["random_cuda"]) == torch.cuda.device_count() and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        if self.batches_done and state["processes"] != self.fabric.world_size:
+            logger.info("the number of processes changed within epoch %d: that epoch starts over", self.epoch + 1)
+            self._clear_sums()
+        if self.fabric.global_rank > 0:  # the sums of all processes go on in the first
+            self.sums.zero_()
+            self.reconstruction.likelihood.cross_sum.zero_()
+            self.reconstruction.likelihood.power_sum.zero_()
+
+    def _batches(self) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+        return epoch_batches(
+            len(self.stack),
+            self.settings.batch_size,
+            seed=self.seed,
+            epoch=self.epoch,
+            rank=self.fabric.global_rank,
+            processes=self.fabric.world_size,
+        )
+
+    def _step(self, batch: ParticleBatch, batches: int) -> None:
+        factor = learning_rate_factor(self.epoch + (self.batches_done + 1) / batches, self.settings)
+        _set_learning_rate(self.optimizer, self.settings.learning_rate * factor)
+        _set_learning_rate(self.latent_optimizer, self.settings.latent_learning_rate * factor)
+        self.optimizer.zero_grad()
+        self.latent_optimizer.zero_grad()
+        terms = self.forward(self.latents(batch), batch)
+        objective: Tensor = sum(terms[name] for name in TERMS)
+        self.fabric.backward(objective.mean())
+        self.optimizer.step()
+        self.latent_optimizer.step()
+        self.batches_done += 1
+        totals = [*(terms[name].detach().sum() for name in TERMS), objective.new_tensor(len(batch))]
+        self.sums += torch.stack(totals)
+
+    def _note(self) -> str:
+        """Return a remark for the progress bar; looks at the sums, which waits for a GPU, only now and then."""
+        if self.batches_done % LOOK_EVERY == 0:
+            self._check_finite()
+            self._remark = f"{-float(self.sums[0] / self.sums[-1]):.2f} nats/image"
+        return self._remark
+
+    def _check_finite(self) -> None:
+        if not torch.isfinite(self.sums).all():
+            raise InputError(
+                f"the objective is not finite in epoch {self.epoch + 1}: lower the learning rates, or check the images"
+            )
+
+    def _end_of_epoch(self) -> dict[str, float]:
+        likelihood = self.reconstruction.likelihood
+        self._sum_over_processes(self.sums, likelihood.cross_sum, likelihood.power_sum)
+        self._check_finite()
+        means = (self.sums[:-1] / self.sums[-1]).tolist()
+        likelihood.update_gain()
+        self.epoch += 1
+        metrics = {"epoch": self.epoch} | dict(zip(TERMS, means, strict=True))
+        metrics |= {"gain": float(likelihood.gain.mean()), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        self._clear_sums()
+        return metrics
+
+    def _clear_sums(self) -> None:
+        self.batches_done = 0
+        self.sums = torch.zeros_like(self.sums)
+        self.reconstruction.likelihood.cross_sum.zero_()
+        self.reconstruction.likelihood.power_sum.zero_()
+
+    def _sum_over_processes(self, *tensors: Tensor) -> None:
+        if self.fabric.world_size > 1:
+            for tensor in tensors:
+                total = self.fabric.all_reduce(tensor.to(self.fabric.device), reduce_op="sum")
+                assert isinstance(total, Tensor)
+                tensor.copy_(total)
+
+    def _first_process_says(self, decision: bool) -> bool:
+        """Return the decision of the first process in all of them: a checkpoint is a common effort."""
+        return bool(self.fabric.broadcast(decision)) if self.fabric.world_size > 1 else decision
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value

@@ -1,0 +1,297 @@
+"""What the commands do, as functions: simulate, train, evaluate, export. The command line adds nothing but printing."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryomorph.config import (
+    RunConfig,
+    build_latents,
+    build_reconstruction,
+    open_particles,
+    open_template,
+    read_config,
+)
+from cryomorph.conformations.base import ConformationModel
+from cryomorph.errors import InputError
+from cryomorph.evaluation import Evaluation, per_image_rmsd, read_truth, summarise
+from cryomorph.export import select_rows, write_conformations
+from cryomorph.files import write_text
+from cryomorph.latents.base import Latents
+from cryomorph.particles.stack import ParticleStack, read_table
+from cryomorph.progress import Progress, Silent, track
+from cryomorph.run import RunFolder
+from cryomorph.simulate import SimulationSettings, dock, simulate
+from cryomorph.structure.model import Template, read_template
+from cryomorph.structure.trajectory import read_ensemble
+from cryomorph.structure.write import write_template
+from cryomorph.training import Trainer, make_fabric
+
+logger = logging.getLogger(__name__)
+
+MARGIN = 10.0
+"""Å beyond the template's radius that count as particle when the background is measured: room to move."""
+DECODE_BATCH = 256
+
+
+def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progress | None = None) -> RunFolder:
+    """Find the conformation of every particle, from the start or from where a stopped run left off.
+
+    Parameters
+    ----------
+    config
+        What to do. A folder that holds a run of the same configuration is continued.
+    out
+        The run folder.
+    resume
+        Insist that there is something to continue.
+    progress
+        Told of every batch.
+
+    Returns
+    -------
+    RunFolder
+
+    Raises
+    ------
+    InputError
+        If the input is at fault, or the folder holds another run.
+    """
+    run = RunFolder(out)
+    continues = _continues(run, config, resume)
+    stack = open_particles(config.particles)
+    if not stack.has_poses and getattr(config.poses, "kind", "") == "known":
+        raise InputError(f"{config.particles.path}: has no poses; run a consensus refinement first")
+    template, remark = open_template(config.template, stack)
+    logger.info(remark)
+
+    fabric = make_fabric(config.hardware)
+    fabric.launch()
+    first_process = fabric.global_rank == 0
+    if continues:
+        run.check_particles(config.particles.path, stack.source_index)
+    elif first_process:
+        _open_run(run, config, template, stack)
+    fabric.barrier()
+    # As written, with its rounded coordinates: what is trained now is what is decoded later.
+    template = read_template(run.template)
+    stack = stack.with_background_radius(_background_radius(template, stack))
+
+    torch.manual_seed(config.seed)
+    groups = int(stack.table.optics_group.max()) + 1
+    reconstruction = build_reconstruction(config, template, groups)
+    latents = build_latents(config, reconstruction.conformations.latent_dim, len(stack))
+    trainer = Trainer(fabric, reconstruction, latents, stack, config.training, config.seed)
+    if continues:
+        trainer.load_state(run.load_checkpoint())
+        logger.info("continuing at epoch %d of %d", trainer.epoch + 1, config.training.epochs)
+    else:
+        trainer.estimate_gain()
+    if first_process:
+        run.add_provenance(config.seed, trainer.epoch)
+        run.truncate_metrics(trainer.epoch)
+    trainer.fit(
+        on_epoch=run.append_metrics if first_process else lambda row: None,
+        on_checkpoint=run.save_checkpoint if first_process else lambda state: None,
+        progress=progress if first_process else None,
+    )
+    if first_process:
+        run.save_latents(_all_latents(latents, stack, fabric.device))
+    fabric.barrier()
+    return run
+
+
+def simulate_images(
+    conformations: Path,
+    out: Path,
+    settings: SimulationSettings,
+    *,
+    topology: Path | None = None,
+    template: Path | None = None,
+    poses: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Simulate images with known truth; returns the star file.
+
+    Parameters
+    ----------
+    conformations
+        Trajectory (`.dcd` or `.xtc`, with a topology), multi-model PDB or mmCIF, or a folder of these.
+    out
+        Folder for `particles.mrcs`, `particles.star` and `truth.npz`.
+    settings
+        What the images are like.
+    topology
+        PDB, mmCIF or PSF that names the atoms of a trajectory.
+    template
+        Model to dock on the mean of the conformations, written as `template.cif`.
+    poses
+        Particle file (`.star`, `.cs`) or truth file (`.npz`) that gives the rotations.
+    """
+    ensemble = read_ensemble(conformations, topology)
+    model = None if template is None else read_template(template)
+    rotations = None if poses is None else read_rotations(poses)
+    star = simulate(ensemble, settings, out, rotations=rotations, progress=progress)
+    if model is not None:
+        with np.load(out / "truth.npz", allow_pickle=False) as truth:
+            write_template(out / "template.cif", dock(model, truth["coordinates"]))
+    return star
+
+
+class FittedRun:
+    """A run folder opened for reading: latents in, conformations out.
+
+    Parameters
+    ----------
+    folder
+        What `train` wrote.
+
+    Attributes
+    ----------
+    config : RunConfig
+    template : Template
+        In the map frame.
+    source_index : array (m,)
+        Row of each particle in the original file.
+    latents : array (m, d)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.run = RunFolder(folder)
+        self.run.require()
+        self.config = read_config(self.run.config)
+        self.template = read_template(self.run.template)
+        self.source_index = self.run.source_index()
+        state = self.run.load_checkpoint()
+        gain: torch.Tensor = state["reconstruction"]["likelihood.gain"]
+        reconstruction = build_reconstruction(self.config, self.template, len(gain))
+        reconstruction.load_state_dict(state["reconstruction"])
+        self.model: ConformationModel = reconstruction.conformations.eval()
+        self.epochs_done = int(state["epoch"])
+        if not self.run.latents.is_file():
+            raise InputError(
+                f"{folder}: training is not complete ({self.epochs_done} of {self.config.training.epochs} epochs); "
+                "run the same train command again to finish it"
+            )
+        self.latents = np.load(self.run.latents, allow_pickle=False)
+
+    def decode(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
+        """Yield (rows, coordinates (b, n, 3) in Å) in batches."""
+        for part in np.array_split(rows, max(1, -(-len(rows) // DECODE_BATCH))):
+            with torch.inference_mode():
+                yield part, self.model(torch.from_numpy(self.latents[part])).numpy()
+
+
+def evaluate(folder: Path, truth_file: Path, *, progress: Progress | None = None) -> Evaluation:
+    """Compare every particle's conformation with the truth, and write `evaluation.json` into the run folder.
+
+    Raises
+    ------
+    InputError
+        If the truth does not belong to the run's particles.
+    """
+    fitted = FittedRun(folder)
+    truth = read_truth(truth_file)
+    rows = np.arange(len(fitted.source_index))
+    batches = -(-len(rows) // DECODE_BATCH)
+    decoded = track(fitted.decode(rows), progress or Silent(), "comparing with the truth", batches, "batches")
+    errors = per_image_rmsd(decoded, truth, fitted.source_index)
+    result = summarise(errors, fitted.template.coordinates, truth, fitted.source_index)
+    write_text(fitted.run.evaluation, json.dumps(result.as_dict(), indent=1) + "\n")
+    return result
+
+
+def export_conformations(
+    folder: Path,
+    path: Path,
+    *,
+    indices: NDArray[np.int64] | None = None,
+    every: int = 1,
+    progress: Progress | None = None,
+) -> int:
+    """Write conformations of particles as models of one `.cif`, `.pdb` or `.dcd` file; returns how many.
+
+    Parameters
+    ----------
+    folder
+        The run.
+    path
+        File to write.
+    indices
+        Rows of the run, from 0; default all, or every `every`-th.
+    """
+    fitted = FittedRun(folder)
+    rows = select_rows(len(fitted.source_index), indices, every)
+    write_conformations(path, fitted.template, fitted.decode(rows), len(rows), progress)
+    return len(rows)
+
+
+def export_particles(folder: Path, path: Path, *, indices: NDArray[np.int64] | None = None, every: int = 1) -> int:
+    """Write a selection of the run's particles with every original column, to go on with; returns how many."""
+    fitted = FittedRun(folder)
+    rows = select_rows(len(fitted.source_index), indices, every)
+    stack = open_particles(fitted.config.particles)
+    fitted.run.check_particles(fitted.config.particles.path, stack.source_index)
+    stack.write(path, rows)
+    return len(rows)
+
+
+def read_rotations(path: Path) -> NDArray[np.float64]:
+    """Return rotation matrices (m, 3, 3) of a particle file, or of `rotation` in a truth file.
+
+    Raises
+    ------
+    InputError
+        If the file gives none.
+    """
+    if path.suffix != ".npz":
+        rotation = read_table(path).rotation
+        if rotation is None:
+            raise InputError(f"{path}: has no poses")
+        return rotation
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return np.asarray(archive["rotation"], dtype=np.float64)
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise InputError(f"{path}: not a readable .npz archive with an array 'rotation' (M, 3, 3)") from error
+
+
+def _continues(run: RunFolder, config: RunConfig, resume: bool) -> bool:
+    """Tell whether the folder holds this very run, so that it is continued."""
+    if not run.checkpoint.is_file():
+        if resume:
+            raise InputError(f"{run.path}: no checkpoint to resume from; leave --resume out to start")
+        if run.path.is_dir() and any(run.path.iterdir()) and not run.exists():
+            raise InputError(f"{run.path}: is not empty and holds no run; choose another --out")
+        return False
+    run.require()
+    before, now = (c.model_dump(mode="json", exclude={"hardware"}) for c in (read_config(run.config), config))
+    changed = [key for key in now if now[key] != before[key]]
+    if changed:
+        raise InputError(f"{run.path}: holds another run (differs in {', '.join(changed)}); choose another --out")
+    return True
+
+
+def _open_run(run: RunFolder, config: RunConfig, template: Template, stack: ParticleStack) -> None:
+    """Write what does not change; the configuration first, since it marks the folder as a run's."""
+    config.write(run.config)
+    run.record_particles(config.particles.path, stack.source_index)
+    write_template(run.template, template)
+
+
+def _background_radius(template: Template, stack: ParticleStack) -> float:
+    radius = float(np.linalg.norm(template.coordinates, axis=1).max()) + MARGIN
+    return min(radius, 0.48 * stack.field_of_view)
+
+
+def _all_latents(latents: Latents, stack: ParticleStack, device: torch.device) -> NDArray[np.float32]:
+    parts = []
+    with torch.inference_mode():
+        for rows in np.array_split(np.arange(len(stack)), -(-len(stack) // DECODE_BATCH)):
+            parts.append(latents(stack.batch(rows, images=False).to(device)).cpu().numpy())
+    return np.concatenate(parts).astype(np.float32)

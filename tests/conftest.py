@@ -1,0 +1,80 @@
+"""Small molecules and particle sets that tests share."""
+
+import os
+
+# Tests compare bits: the number of threads must not depend on the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import pytest
+import torch
+
+from cryomorph.structure.model import Template, read_template
+
+torch.set_num_threads(2)
+
+SEQUENCE = ("MET", "ARG", "GLY", "PHE", "LEU", "SER", "LYS", "ALA", "GLU", "TRP", "THR", "VAL")
+
+
+def helix_model(chains: dict[str, int]) -> gemmi.Structure:
+    """Ideal α-helices side by side, backbone and a Cβ, one chain for each entry (name: residues)."""
+    # Cylindrical coordinates (radius Å, angle °, height Å) of an α-helix: 100° and 1.5 Å a residue.
+    atoms = {
+        "N": (1.55, -27.6, -0.90),
+        "CA": (2.29, 0.0, 0.0),
+        "C": (1.66, 26.3, 1.10),
+        "O": (1.96, 24.5, 2.30),
+        "CB": (3.30, -19.0, 0.65),
+    }
+    structure = gemmi.Structure()
+    model = gemmi.Model(1)
+    for number, (name, residues) in enumerate(chains.items()):
+        chain = gemmi.Chain(name)
+        for i in range(residues):
+            residue = gemmi.Residue()
+            residue.name = SEQUENCE[i % len(SEQUENCE)]
+            residue.seqid = gemmi.SeqId(str(i + 1))
+            for atom_name, (radius, angle, height) in atoms.items():
+                if residue.name == "GLY" and atom_name == "CB":
+                    continue
+                turn = np.deg2rad(100 * i + angle)
+                atom = gemmi.Atom()
+                atom.name = atom_name
+                atom.element = gemmi.Element(atom_name[0])
+                atom.pos = gemmi.Position(
+                    radius * np.cos(turn) + 10 * (number - (len(chains) - 1) / 2),
+                    radius * np.sin(turn),
+                    1.5 * (i - residues / 2) + height,
+                )
+                atom.occ, atom.b_iso = 1.0, 20.0
+                residue.add_atom(atom)
+            chain.add_residue(residue)
+        model.add_chain(chain)
+    structure.add_model(model)
+    structure.setup_entities()
+    return structure
+
+
+@pytest.fixture
+def helix_file(tmp_path: Path) -> Path:
+    """A single 24-residue helix as a PDB file, centred on the origin."""
+    path = tmp_path / "helix.pdb"
+    helix_model({"A": 24}).write_pdb(str(path))
+    return path
+
+
+@pytest.fixture
+def helix(helix_file: Path) -> Template:
+    """A single 24-residue helix."""
+    return read_template(helix_file)
+
+
+@pytest.fixture
+def dimer(tmp_path: Path) -> Template:
+    """Two helices of 20 and 12 residues in chains A and B."""
+    path = tmp_path / "dimer.pdb"
+    helix_model({"A": 20, "B": 12}).write_pdb(str(path))
+    return read_template(path)

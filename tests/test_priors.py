@@ -1,0 +1,84 @@
+"""Geometric priors, against paper A's equations written as loops."""
+
+import numpy as np
+import torch
+
+from cryomorph.priors.bonds import BondsPrior, BondsPriorSettings
+from cryomorph.priors.centre import CentrePrior, CentrePriorSettings
+from cryomorph.priors.log_distance import LogDistancePrior, LogDistancePriorSettings
+
+
+def deformed(template, seed=0, size=0.5):
+    noise = np.random.default_rng(seed).normal(size=(3, *template.coordinates.shape))
+    return template.coordinates + size * noise
+
+
+def as_tensor(coordinates):
+    return torch.from_numpy(coordinates).float()
+
+
+def test_centre_is_the_squared_drift_of_the_mean(dimer):
+    moved = dimer.moved(np.array([100.0, -50.0, 20.0]))
+    prior = CentrePrior(CentrePriorSettings(), moved)
+    drifted = moved.coordinates + np.array([1.0, 2.0, -2.0])
+    torch.testing.assert_close(prior(as_tensor(drifted[None])), torch.tensor([9.0]), rtol=1e-4, atol=1e-4)
+
+
+def test_bonds_is_equation_4_and_skips_the_chain_break(dimer):
+    x, x0 = deformed(dimer), dimer.coordinates
+    expected = np.zeros(3)
+    for i in range(len(dimer) - 1):
+        if dimer.chain[i] == dimer.chain[i + 1]:
+            change = np.linalg.norm(x[:, i + 1] - x[:, i], axis=-1) - np.linalg.norm(x0[i + 1] - x0[i])
+            expected += change**2 / len(dimer)
+    prior = BondsPrior(BondsPriorSettings(), dimer)
+    np.testing.assert_allclose(prior(as_tensor(x)).numpy(), expected, rtol=1e-4)
+
+
+def test_log_distance_is_equation_5_within_chains(dimer):
+    x, x0 = deformed(dimer), dimer.coordinates
+    expected = np.zeros(3)
+    for i in range(len(dimer)):
+        for j in range(i + 1, len(dimer)):
+            if dimer.chain[i] == dimer.chain[j]:
+                ratio = np.linalg.norm(x[:, i] - x[:, j], axis=-1) / np.linalg.norm(x0[i] - x0[j])
+                expected += np.exp(-0.25 * (j - i)) * np.log(ratio) ** 2
+    prior = LogDistancePrior(LogDistancePriorSettings(), dimer)
+    np.testing.assert_allclose(prior(as_tensor(x)).numpy(), expected, rtol=1e-4)
+
+
+def test_log_distance_leaves_out_only_what_is_negligible(dimer):
+    x = as_tensor(deformed(dimer, size=2.0))
+    fast = LogDistancePrior(LogDistancePriorSettings(omega=2.0), dimer)
+    assert fast.separation < len(dimer) - 1
+    full = LogDistancePrior(LogDistancePriorSettings(omega=2.0), dimer)
+    full.separation = len(dimer) - 1
+    separation = torch.arange(1.0, len(dimer))
+    partner = torch.arange(len(dimer))[:, None] + separation.long()
+    chain = torch.from_numpy(dimer.chain)
+    same = (partner < len(dimer)) & (chain[partner.clamp(max=len(dimer) - 1)] == chain[:, None])
+    full.pair_weight = torch.exp(-2.0 * separation) * same
+    full.reference = full._squared_distances(as_tensor(dimer.coordinates)[None])[0].clamp(min=1e-6)
+    torch.testing.assert_close(fast(x), full(x), rtol=1e-5, atol=0)
+
+
+def test_priors_vanish_at_the_template_and_have_finite_gradients_there(dimer):
+    for prior in (
+        CentrePrior(CentrePriorSettings(), dimer),
+        BondsPrior(BondsPriorSettings(), dimer),
+        LogDistancePrior(LogDistancePriorSettings(), dimer),
+    ):
+        x = as_tensor(dimer.coordinates[None]).requires_grad_()
+        cost = prior(x)
+        cost.sum().backward()
+        assert cost.item() < 1e-6
+        assert torch.isfinite(x.grad).all()
+
+
+def test_bonds_and_log_distance_ignore_rigid_motions(dimer):
+    from cryomorph.geometry import random_rotations
+
+    x = deformed(dimer)
+    moved = x @ random_rotations(1, np.random.default_rng(1))[0].T + np.array([3.0, -1.0, 2.0])
+    for prior in (BondsPrior(BondsPriorSettings(), dimer), LogDistancePrior(LogDistancePriorSettings(), dimer)):
+        torch.testing.assert_close(prior(as_tensor(x)), prior(as_tensor(moved)), rtol=1e-3, atol=1e-5)
