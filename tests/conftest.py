@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from cryomorph.config import parse_config
+from cryomorph.simulate import SimulationSettings
 from cryomorph.structure.model import Template, read_template
+from cryomorph.workflows import simulate_images, train
+from small_runs import run_settings
 
 torch.set_num_threads(2)
 
@@ -78,3 +82,47 @@ def dimer(tmp_path: Path) -> Template:
     path = tmp_path / "dimer.pdb"
     helix_model({"A": 20, "B": 12}).write_pdb(str(path))
     return read_template(path)
+
+
+BEND_RADIUS = 28.0
+"""Å; the two conformations of `simulated` are a helix bent to either side, the template is the straight one."""
+
+
+def bent(structure: gemmi.Structure, radius: float) -> gemmi.Structure:
+    """Wrap what lies along z around a circle in the plane of x and z; a negative radius bends to the other side."""
+    structure = structure.clone()
+    for chain in structure[0]:
+        for residue in chain:
+            for atom in residue:
+                angle = atom.pos.z / radius
+                reach = radius + atom.pos.x
+                atom.pos = gemmi.Position(reach * np.cos(angle) - radius, atom.pos.y, reach * np.sin(angle))
+    return structure
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with 48 clear images of two conformations: particles.star, particles.mrcs, truth.npz, template.cif."""
+    folder = tmp_path_factory.mktemp("simulated")
+    straight = helix_model({"A": 24})
+    straight.write_pdb(str(folder / "straight.pdb"))
+    models = gemmi.Structure()
+    for number, radius in enumerate((BEND_RADIUS, -BEND_RADIUS), start=1):
+        model = bent(straight, radius)[0].clone()
+        model.num = number
+        models.add_model(model)
+    models.setup_entities()
+    models.write_pdb(str(folder / "ensemble.pdb"))
+    settings = SimulationSettings(
+        images_per_conformation=24, box=24, pixel_size=2.5, defocus=(5000, 8000), snr_db=6, shift=1.0, seed=5
+    )
+    simulate_images(folder / "ensemble.pdb", folder, settings, template=folder / "straight.pdb")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of two epochs on `simulated`; not to be changed."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    train(parse_config(run_settings(simulated), "test"), out)
+    return out

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from cryomorph.latents.table import RowAdam
+from cryomorph.latents._rows import RowAdam
 
 
 def test_a_row_follows_torch_adam_through_the_steps_it_takes_part_in():

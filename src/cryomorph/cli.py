@@ -39,7 +39,9 @@ IndicesFile = Annotated[
 
 def _kinds(package: ModuleType) -> str:
     """List the kinds of a component by the names of their files, without importing them."""
-    return ", ".join(info.name for info in pkgutil.iter_modules(package.__path__) if info.name != "base")
+    return ", ".join(
+        info.name for info in pkgutil.iter_modules(package.__path__) if info.name != "base" and info.name[0] != "_"
+    )
 
 
 def _option(text: str, **more: Any) -> Any:

@@ -23,7 +23,7 @@ from cryomorph.likelihood.base import Likelihood
 from cryomorph.particles.stack import ParticleStack
 from cryomorph.poses.base import PoseSource
 from cryomorph.priors.base import Prior, PriorSettings
-from cryomorph.reconstruction import Reconstruction, Strengths
+from cryomorph.reconstruction import Reconstruction
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.frame import place_template
 from cryomorph.structure.model import Template, read_template
@@ -118,7 +118,7 @@ class RunConfig(Settings):
     poses: SerializeAsAny[Settings]
     likelihood: SerializeAsAny[Settings]
     beads: Literal["ca", "residue", "atom"] = "residue"
-    latent_prior: float = Field(1.0, ge=0, description="strength of the standard normal prior of the latents")
+    latent_prior: float = Field(1.0, ge=0, description="what a nat of the latents' prior counts")
     priors: PriorsConfig = Field(default_factory=PriorsConfig)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     hardware: HardwareSettings = Field(default_factory=HardwareSettings)
@@ -265,7 +265,7 @@ def build_reconstruction(config: RunConfig, template: Template, groups: int) -> 
         poses=component("poses", _kind(config.poses))(config.poses),
         likelihood=component("likelihood", _kind(config.likelihood))(config.likelihood, groups),
         priors=priors,
-        strengths=Strengths(geometry=config.priors.strength, latents=config.latent_prior),
+        strength=config.priors.strength,
     )
 
 

@@ -1,7 +1,5 @@
 """The objective of paper A (eq. 3), composed of the parts."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -13,24 +11,17 @@ from cryomorph.priors.base import Prior
 from cryomorph.structure.beads import BeadModel, Beads
 
 
-@dataclass(frozen=True)
-class Strengths:
-    """How much the priors count against the misfit, whose unit is the nat.
-
-    Attributes
-    ----------
-    geometry
-        Multiplies the sum of all geometric priors. Paper A states its λ for images in its own unit.
-    latents
-        Of `½‖z‖²`, the standard normal prior of the latents; 0 leaves it out.
-    """
-
-    geometry: float
-    latents: float
-
-
 class Reconstruction(nn.Module):
-    """`E_φ[misfit(y, φ, x(z))] + λ0 R0(x) + λ1 R1(x) + λ2 R2(x) + ½‖z‖²` for each image."""
+    """`E_φ[misfit(y, φ, x(z))] + S (λ0 R0(x) + λ1 R1(x) + λ2 R2(x))` for each image.
+
+    Parameters
+    ----------
+    conformations, beads, poses, likelihood, priors
+        The parts.
+    strength
+        S: how much the geometric priors count against the misfit, whose unit is the nat. Paper A states its λ for
+        images in a unit of its own.
+    """
 
     def __init__(
         self,
@@ -39,7 +30,7 @@ class Reconstruction(nn.Module):
         poses: PoseSource,
         likelihood: Likelihood,
         priors: list[Prior],
-        strengths: Strengths,
+        strength: float,
     ) -> None:
         super().__init__()
         self.conformations = conformations
@@ -49,10 +40,10 @@ class Reconstruction(nn.Module):
         active = [prior for prior in priors if prior.settings.weight > 0]
         self.priors = nn.ModuleList(active)
         self.prior_weights = [prior.settings.weight for prior in active]
-        self.strengths = strengths
+        self.strength = strength
 
     def forward(self, z: Tensor, batch: ParticleBatch) -> dict[str, Tensor]:
-        """Return the terms of the objective, each of shape (b,): `misfit`, `geometry`, `latents`.
+        """Return the terms of the objective, each of shape (b,): `misfit` and `geometry`.
 
         Parameters
         ----------
@@ -68,8 +59,7 @@ class Reconstruction(nn.Module):
             measure = self.poses(batch, beads, self.likelihood)
             return {
                 "misfit": self._expected_misfit(beads, measure, batch),
-                "geometry": self.strengths.geometry * self._geometry(x),
-                "latents": self.strengths.latents * 0.5 * z.float().square().sum(-1),
+                "geometry": self.strength * self._geometry(x),
             }
 
     def _expected_misfit(self, beads: Beads, measure: PoseMeasure, batch: ParticleBatch) -> Tensor:

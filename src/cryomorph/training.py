@@ -105,8 +105,12 @@ class Trainer:
         To be trained; moved to the device.
     stack
         The particles.
-    settings, seed
-        The seed determines the order of the images.
+    settings
+        Of the optimisation.
+    latent_prior
+        Strength of the latents' prior against the misfit.
+    seed
+        Determines the order of the images.
     """
 
     def __init__(
@@ -116,6 +120,8 @@ class Trainer:
         latents: Latents,
         stack: ParticleStack,
         settings: TrainingSettings,
+        *,
+        latent_prior: float,
         seed: int,
     ) -> None:
         self.fabric = fabric
@@ -123,6 +129,7 @@ class Trainer:
         self.latents = latents.to(fabric.device)
         self.stack = stack
         self.settings = settings
+        self.latent_prior = latent_prior
         self.seed = seed
         optimizer = torch.optim.Adam(reconstruction.parameters(), lr=settings.learning_rate)
         self.forward, self.optimizer = fabric.setup(reconstruction, optimizer)
@@ -263,6 +270,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.latent_optimizer.zero_grad()
         terms = self.forward(self.latents(batch), batch)
+        terms["latents"] = self.latent_prior * self.latents.cost(batch)
         objective: Tensor = sum(terms[name] for name in TERMS)
         self.fabric.backward(objective.mean())
         self.optimizer.step()

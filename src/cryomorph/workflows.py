@@ -86,7 +86,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     groups = int(stack.table.optics_group.max()) + 1
     reconstruction = build_reconstruction(config, template, groups)
     latents = build_latents(config, reconstruction.conformations.latent_dim, len(stack))
-    trainer = Trainer(fabric, reconstruction, latents, stack, config.training, config.seed)
+    trainer = Trainer(
+        fabric, reconstruction, latents, stack, config.training, latent_prior=config.latent_prior, seed=config.seed
+    )
     if continues:
         trainer.load_state(run.load_checkpoint())
         logger.info("continuing at epoch %d of %d", trainer.epoch + 1, config.training.epochs)
@@ -290,6 +292,7 @@ def _background_radius(template: Template, stack: ParticleStack) -> float:
 
 
 def _all_latents(latents: Latents, stack: ParticleStack, device: torch.device) -> NDArray[np.float32]:
+    latents.eval()
     parts = []
     with torch.inference_mode():
         for rows in np.array_split(np.arange(len(stack)), -(-len(stack) // DECODE_BATCH)):

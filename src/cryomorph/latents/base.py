@@ -34,6 +34,10 @@ class Latents(nn.Module, ABC):
         """Return z, shape (b, d)."""
 
     @abstractmethod
+    def cost(self, batch: ParticleBatch) -> Tensor:
+        """Return what the latents of each particle cost under a standard normal prior, in nats, shape (b,)."""
+
+    @abstractmethod
     def optimizer(self, learning_rate: float) -> Optimizer:
         """Return the optimiser that suits these latents."""
 

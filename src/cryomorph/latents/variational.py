@@ -1,0 +1,52 @@
+"""Variational latents: each particle has a distribution over latent space instead of a point.
+
+A point fits noise along every latent coordinate, needed or not. A distribution pays for each coordinate along which
+it is narrower than the prior, so coordinates that do not help the images stay at the prior and fit nothing
+(automatic relevance; Kingma & Welling 2014, without an encoder).
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from cryomorph.components import Settings
+from cryomorph.latents._rows import RowLatents
+from cryomorph.particles.batch import ParticleBatch
+
+
+class VariationalLatentsSettings(Settings):
+    """A normal distribution with its own mean and widths for each particle."""
+
+    kind: Literal["variational"] = "variational"
+    start: float = Field(0.1, ge=0, description="standard deviation of the means' random start")
+    start_width: float = Field(0.1, gt=0, description="width of every distribution at the start; the prior's is 1")
+
+
+class VariationalLatents(RowLatents):
+    """A table (particles, 2 d): means, then logarithms of the widths.
+
+    While training, `forward` draws from the distributions; in evaluation mode it returns their means.
+    """
+
+    Settings = VariationalLatentsSettings
+
+    def __init__(self, settings: VariationalLatentsSettings, latent_dim: int, particles: int) -> None:
+        super().__init__(latent_dim, particles, columns=2 * latent_dim)
+        self.settings = settings
+        with torch.no_grad():
+            nn.init.normal_(self.table.weight[:, :latent_dim], std=settings.start)
+            self.table.weight[:, latent_dim:] = torch.tensor(settings.start_width).log()
+
+    def forward(self, batch: ParticleBatch) -> Tensor:
+        """Return a draw from each particle's distribution, or its mean in evaluation mode; shape (b, d)."""
+        mean, log_width = self.rows(batch).chunk(2, dim=-1)
+        if not self.training:
+            return mean
+        return mean + log_width.exp() * torch.randn_like(mean)
+
+    def cost(self, batch: ParticleBatch) -> Tensor:
+        """Return the divergence from the standard normal prior in nats, `KL(q‖p)`, shape (b,)."""
+        mean, log_width = self.rows(batch).chunk(2, dim=-1)
+        return 0.5 * (mean.square() + (2 * log_width).exp() - 1 - 2 * log_width).sum(-1)
