@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,10 @@ BATCHES = 6  # an epoch of `simulated` in batches of 8
 EVERY_BATCH = {"epochs": 3, "batch_size": 8, "checkpoint_minutes": 1e-9}
 POINTS = {
     "batch:3": (0, 2),  # in the middle of the first epoch: the batch that was cut off had no checkpoint yet
-    "batch:11": (1, 4),
     "batch:12": (1, 5),  # the last batch of the second epoch
     f"before-save:{2 * (BATCHES + 1)}": (1, 6),  # metrics of epoch 2 are written, its checkpoint is not
     "epoch:3": (2, 0),  # between two epochs
     "within-save:5": (0, 4),  # half a checkpoint
-    f"within-save:{BATCHES + 1}": (0, 6),  # half a checkpoint, at the end of an epoch
 }
 
 
@@ -42,7 +41,7 @@ def killed(never_stopped, tmp_path_factory):
     """Folder of runs that were killed, each named after the point."""
     folder = tmp_path_factory.mktemp("killed")
     driver = Path(__file__).parent / "killed_run.py"
-    command = [sys.executable, driver, never_stopped / "config.yaml", folder, *POINTS]
+    command = [sys.executable, driver, never_stopped / "config.yaml", folder, *POINTS, "within-save:1"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return folder
@@ -67,39 +66,34 @@ def test_metrics_after_the_checkpoint_are_computed_again_not_kept_twice(killed):
     assert rows in ([1, 2], [1, 2, 3])  # before and after it was continued by the test above
 
 
-def test_a_kill_before_the_first_checkpoint_leaves_a_folder_that_can_be_started_again(simulated, tmp_path):
-    config = parse_config(run_settings(simulated, training={"epochs": 1, "batch_size": 24}), "test")
-    path = tmp_path / "config.yaml"
-    config.write(path)
-    driver = Path(__file__).parent / "killed_run.py"
-    subprocess.run([sys.executable, driver, path, tmp_path, "within-save:1"], timeout=60, check=True)
-    out = tmp_path / "within-save:1"
+def test_a_kill_before_the_first_checkpoint_leaves_a_folder_that_can_be_started_again(simulated, killed):
+    out = killed / "within-save:1"
     assert not (out / "checkpoint.pt").exists()
     with pytest.raises(InputError, match="no checkpoint yet"):
         FittedRun(out)
-    other = parse_config(run_settings(simulated, training={"epochs": 1, "batch_size": 24}, seed=3), "test")
-    train(other, out)
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
+        train(read_config(out / "config.yaml"), out, resume=True)
+    other = run_settings(simulated, training={"epochs": 1, "batch_size": 24}, seed=3)
+    train(parse_config(other, "test"), out)
     assert FittedRun(out).config.seed == 3
 
 
-def test_the_real_command_killed_from_outside_and_given_again(simulated, tmp_path, never_stopped):
-    settings = run_settings(simulated, training=EVERY_BATCH | {"epochs": 40})
+def test_the_real_command_killed_from_outside_and_given_again(simulated, tmp_path):
     config = tmp_path / "config.yaml"
-    parse_config(settings, "test").write(config)
+    parse_config(run_settings(simulated, training={"epochs": 12, "batch_size": 8}), "test").write(config)
     command = [sys.executable, "-m", "cryomorph", "train", "--config", str(config), "--out", str(tmp_path / "run")]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     metrics = tmp_path / "run" / "metrics.jsonl"
     give_up = time.monotonic() + 60
-    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 2:
-        assert process.poll() is None, process.stderr.read()
+    while not metrics.is_file() or metrics.read_text().count("\n") < 2:
+        assert process.poll() is None
         assert time.monotonic() < give_up
-        time.sleep(0.02)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
     assert not (tmp_path / "run" / "latents.npy").exists()
-    assert 2 <= torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] < 40
+    assert 1 <= torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] < 12
     train(read_config(config), tmp_path / "run", resume=True)
     train(read_config(config), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
@@ -190,9 +184,7 @@ def test_metrics_survive_a_line_cut_off_by_a_kill(tmp_path):
 def test_provenance_tells_how_a_run_came_about(finished):
     (start,) = json.loads((finished / "provenance.json").read_text())
     assert start["versions"].keys() == set(RECORDED)
-    assert start["versions"]["torch"] == torch.__version__.split("+")[0] or start["versions"]["torch"] in (
-        torch.__version__
-    )
+    assert start["versions"]["torch"] == version("torch")
     assert (start["seed"], start["resumed_at_epoch"]) == (0, 0)
     assert start["command"] == sys.argv
 

@@ -87,7 +87,7 @@ def train(
     ] = None,
     latent_dim: Annotated[int | None, _option("Number of latent coordinates [default: 8].", min=1)] = None,
     latents: Annotated[
-        str | None, _option(f"Where latents come from: {_kinds(latent_sources)} [default: table].")
+        str | None, _option(f"Where latents come from: {_kinds(latent_sources)} [default: variational].")
     ] = None,
     latent_prior: Annotated[float | None, _option("Strength of the latents' normal prior [default: 1].")] = None,
     poses: Annotated[str | None, _option(f"Where poses come from: {_kinds(pose_sources)} [default: known].")] = None,
@@ -101,10 +101,10 @@ def train(
     r2: Annotated[
         float | None, _option("Weight of the log-distance prior R2; 0 leaves it out [default: 0.01].")
     ] = None,
-    epochs: Annotated[int | None, _option("Passes over all images [default: 40].", min=1)] = None,
-    batch: Annotated[int | None, _option("Images a step, in each process [default: 128].", min=1)] = None,
+    epochs: Annotated[int | None, _option("Passes over all images [default: 30].", min=1)] = None,
+    batch: Annotated[int | None, _option("Images a step, in each process [default: 32].", min=1)] = None,
     learning_rate: Annotated[float | None, _option("Of the network [default: 0.003].")] = None,
-    latent_learning_rate: Annotated[float | None, _option("Of the latents [default: 0.03].")] = None,
+    latent_learning_rate: Annotated[float | None, _option("Of the latents [default: 0.2].")] = None,
     accelerator: Annotated[str | None, _option("auto, cpu or cuda [default: auto].")] = None,
     devices: Annotated[int | None, _option("GPUs, or processes on a CPU [default: 1].", min=1)] = None,
     precision: Annotated[str | None, _option("auto, 32-true or bf16-mixed [default: auto].")] = None,
@@ -113,7 +113,7 @@ def train(
 ) -> None:
     """Find the conformation of every particle."""
     from cryomorph.config import parse_config, read_yaml
-    from cryomorph.console import ProgressBar, console
+    from cryomorph.console import ProgressBar, say
     from cryomorph.workflows import train as run_training
 
     settings = read_yaml(config) if config else {}
@@ -158,7 +158,7 @@ def train(
     source = f"{config} and command line" if config else "command line"
     resolved = parse_config(settings, source).resolved()
     run = run_training(resolved, out, resume=resume, progress=ProgressBar())
-    console.print(f"run complete: {run.path}")
+    say(f"run complete: {run.path}")
 
 
 @app.command()
@@ -183,7 +183,7 @@ def export(
 ) -> None:
     """Write conformations, or the particles of a selection, in formats that other programs open."""
     from cryomorph.config import read_indices
-    from cryomorph.console import ProgressBar, console
+    from cryomorph.console import ProgressBar, say
     from cryomorph.workflows import export_conformations, export_particles
 
     if conformations is None and particles is None:
@@ -191,10 +191,10 @@ def export(
     rows = None if indices is None else read_indices(indices)
     if conformations is not None:
         count = export_conformations(run, conformations, indices=rows, every=every, progress=ProgressBar())
-        console.print(f"{conformations}: {count:,} conformations")
+        say(f"{conformations}: {count:,} conformations")
     if particles is not None:
         count = export_particles(run, particles, indices=rows, every=every)
-        console.print(f"{particles}: {count:,} particles")
+        say(f"{particles}: {count:,} particles")
 
 
 @app.command()
@@ -230,7 +230,7 @@ def simulate(
 ) -> None:
     """Simulate images with known truth from all-atom conformations."""
     from cryomorph.config import parse_settings
-    from cryomorph.console import ProgressBar, console
+    from cryomorph.console import ProgressBar, say
     from cryomorph.simulate import SimulationSettings
     from cryomorph.workflows import simulate_images
 
@@ -258,7 +258,7 @@ def simulate(
     star = simulate_images(
         conformations, out, settings, topology=topology, template=template, poses=poses, progress=ProgressBar()
     )
-    console.print(f"particles: {star}\ntruth: {out / 'truth.npz'}")
+    say(f"particles: {star}\ntruth: {out / 'truth.npz'}")
 
 
 @app.command()
@@ -266,14 +266,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demonstration writes.")] = Path("demo"),
 ) -> None:
     """Simulate, train, evaluate and export adenylate kinase: a few minutes on two cores."""
-    from cryomorph.console import ProgressBar, console
+    from cryomorph.console import ProgressBar, say
     from cryomorph.demo import demo as run_demo
 
     result = run_demo(out, progress=ProgressBar())
     _show_evaluation(result.evaluation, result.run)
-    console.print(f"look at   {result.movie}  (102 models: one conformation each, closed to open)")
-    console.print(f"ChimeraX  {result.script}")
-    console.print(f"run       {result.run}")
+    say(f"look at   {result.movie}  (102 models: one conformation each, closed to open)")
+    say(f"ChimeraX  {result.script}")
+    say(f"run       {result.run}")
 
 
 def _show_evaluation(evaluation: "Evaluation", run: Path) -> None:
@@ -309,8 +309,10 @@ def _put(settings: dict[str, Any], name: str, value: Any) -> None:
     """Set a nested setting such as `training.epochs`; a component that was given by its kind becomes a mapping."""
     *path, last = name.split(".")
     for key in path:
-        inner = settings.get(key)
-        settings[key] = {"kind": inner} if isinstance(inner, str) else dict(inner or {})
+        inner = settings.get(key) or {}
+        if not isinstance(inner, Mapping | str):
+            raise InputError(f"--config: {key}: expected a mapping, found {inner!r}")
+        settings[key] = {"kind": inner} if isinstance(inner, str) else dict(inner)
         settings = settings[key]
     settings[last] = str(value) if isinstance(value, Path) else value
 
@@ -326,7 +328,8 @@ def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
     from cryomorph.console import errors, show_messages
 
-    show_messages()
+    # Processes that Fabric starts for further devices run this command too; the first one speaks for all.
+    show_messages(quiet=int(os.environ.get("LOCAL_RANK", "0")) > 0)
     try:
         app()
     except InputError as error:

@@ -39,7 +39,7 @@ SEAMS: dict[str, tuple[ModuleType, type[Any]]] = {
 
 S = TypeVar("S", bound=Settings)
 
-DEFAULT_KINDS = {"decoder": "gnn", "latents": "table", "poses": "known", "likelihood": "direct"}
+DEFAULT_KINDS = {"decoder": "gnn", "latents": "variational", "poses": "known", "likelihood": "direct"}
 
 
 def component(seam: str, kind: str) -> type[Any]:
@@ -122,7 +122,7 @@ class RunConfig(Settings):
     priors: PriorsConfig = Field(default_factory=PriorsConfig)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     hardware: HardwareSettings = Field(default_factory=HardwareSettings)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="before")
     @classmethod

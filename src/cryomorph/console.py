@@ -69,18 +69,24 @@ class ProgressBar:
         self._bars.stop()
 
 
-def show_messages() -> None:
-    """Print what the library logs, one line a message."""
+def show_messages(*, quiet: bool = False) -> None:
+    """Print what the library logs, one line a message; nothing but errors in a process that is to be quiet."""
     handler = RichHandler(console=errors, show_time=False, show_path=False, show_level=False, highlighter=None)
     root = logging.getLogger("cryomorph")
     root.handlers = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.ERROR if quiet else logging.INFO)
     root.propagate = False
+    console.quiet = quiet
+
+
+def say(text: str) -> None:
+    """Print a line as it is: brackets are no markup, and it is not broken where it is long."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_table(title: str, rows: Mapping[str, str]) -> None:
     """Print names and values."""
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=Text(title, style="table.title"), show_header=False, title_justify="left")
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows.items():

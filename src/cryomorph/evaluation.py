@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryomorph.errors import InputError
+from cryomorph.files import read_arrays
 from cryomorph.geometry import procrustes_mean, rmsd
 
 Array = NDArray[np.float64]
@@ -66,22 +67,15 @@ def read_truth(path: Path) -> Truth:
     InputError
         If the file is no such archive, or an array is missing or does not fit the other.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("coordinates", "conformation")}
-    except KeyError as error:
-        raise InputError(f"{path}: holds no array {error.args[0]}; expected coordinates and conformation") from error
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise InputError(f"{path}: not a readable .npz archive; give the truth.npz that simulate wrote") from error
-    coordinates = np.asarray(arrays["coordinates"], dtype=np.float64)
-    conformation = arrays["conformation"]
-    if coordinates.ndim != 3 or coordinates.shape[2] != 3 or not np.isfinite(coordinates).all():
+    arrays = read_arrays(path, "coordinates", "conformation")
+    coordinates, conformation = arrays["coordinates"], arrays["conformation"]
+    if coordinates.dtype.kind not in "fiu" or coordinates.shape[2:] != (3,) or not np.isfinite(coordinates).all():
         raise InputError(f"{path}: coordinates must be finite and of shape (K, n, 3), found {coordinates.shape}")
     if conformation.ndim != 1 or not np.issubdtype(conformation.dtype, np.integer):
         raise InputError(f"{path}: conformation must be integers of shape (M,), found shape {conformation.shape}")
     if len(conformation) and not 0 <= conformation.min() <= conformation.max() < len(coordinates):
         raise InputError(f"{path}: conformation refers to rows outside coordinates (K = {len(coordinates)})")
-    return Truth(coordinates, conformation.astype(np.int64))
+    return Truth(coordinates.astype(np.float64), conformation.astype(np.int64))
 
 
 def per_image_rmsd(

@@ -22,6 +22,8 @@ def select_rows(particles: int, indices: NDArray[np.int64] | None, every: int) -
     """
     if indices is None:
         return np.arange(0, particles, every, dtype=np.int64)
+    if len(indices) == 0:
+        raise InputError("--indices: no rows in it; give at least one, from 0")
     outside = indices[(indices < 0) | (indices >= particles)]
     if len(outside):
         raise InputError(f"--indices: row {outside[0]} does not exist; the run has {particles} particles, from 0")

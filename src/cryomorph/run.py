@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cryomorph.errors import InputError
-from cryomorph.files import atomic_path, write_text
+from cryomorph.files import atomic_path, read_arrays, write_text
 
 RECORDED = ("cryomorph", "torch", "numpy", "lightning-fabric", "gemmi", "mrcfile")
 
@@ -41,6 +41,11 @@ class RunFolder:
     def config(self) -> Path:
         """The resolved configuration."""
         return self.path / "config.yaml"
+
+    @property
+    def particles(self) -> Path:
+        """Which particles the rows of the latents belong to."""
+        return self.path / "particles.npz"
 
     @property
     def template(self) -> Path:
@@ -93,6 +98,8 @@ class RunFolder:
             raise InputError(f"{self.checkpoint}: no checkpoint yet; run train first")
         try:
             state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            if not {"epoch", "reconstruction", "latents", "optimizer"} <= state.keys():
+                raise ValueError("made by something else")
         except Exception as error:  # torch raises many kinds
             raise InputError(f"{self.checkpoint}: damaged or not a checkpoint; remove it to start over") from error
         return state
@@ -139,20 +146,32 @@ class RunFolder:
 
     def record_particles(self, source: Path, source_index: NDArray[np.int64]) -> None:
         """Remember which particles the rows of the latents belong to."""
-        with atomic_path(self.path / "particles.npz") as temporary:
+        with atomic_path(self.particles) as temporary:
             np.savez(temporary, source_index=source_index, digest=np.array(_digest(source)))
 
     def check_particles(self, source: Path, source_index: NDArray[np.int64]) -> None:
         """Raise InputError unless these are the particles that the run was started with."""
-        with np.load(self.path / "particles.npz", allow_pickle=False) as record:
-            same = str(record["digest"]) == _digest(source) and np.array_equal(record["source_index"], source_index)
-        if not same:
+        record = read_arrays(self.particles, "digest", "source_index")
+        if str(record["digest"]) != _digest(source) or not np.array_equal(record["source_index"], source_index):
             raise InputError(f"{source}: changed since the run in {self.path} was started; use another --out")
 
     def source_index(self) -> NDArray[np.int64]:
         """Return the row of each particle in the original file."""
-        with np.load(self.path / "particles.npz", allow_pickle=False) as record:
-            return np.asarray(record["source_index"], dtype=np.int64)
+        return read_arrays(self.particles, "source_index")["source_index"].astype(np.int64)
+
+    def load_latents(self) -> NDArray[np.float32]:
+        """Return the latent coordinates (particles, d).
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
+        try:
+            latents = np.load(self.latents, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{self.latents}: damaged; run the same train command again to write it anew") from error
+        return np.asarray(latents, dtype=np.float32)
 
     def save_latents(self, latents: NDArray[np.float32]) -> None:
         """Write the latent coordinates (particles, d)."""

@@ -34,10 +34,10 @@ LOOK_EVERY = 10
 class TrainingSettings(Settings):
     """Optimisation: Adam, linear warm-up, cosine decay to nearly zero."""
 
-    epochs: int = Field(40, ge=1, description="passes over all images")
-    batch_size: int = Field(128, ge=1, description="images a step, in each process")
+    epochs: int = Field(30, ge=1, description="passes over all images")
+    batch_size: int = Field(32, ge=1, description="images a step, in each process")
     learning_rate: float = Field(3e-3, gt=0, description="of the network, after the warm-up")
-    latent_learning_rate: float = Field(3e-2, gt=0, description="of the latents; a row is touched once an epoch only")
+    latent_learning_rate: float = Field(0.2, gt=0, description="of the latents; a row is touched once an epoch only")
     warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the learning rates rise from zero")
     final_learning_rate: float = Field(0.01, ge=0, le=1, description="share of the learning rates left at the end")
     checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint at least so often, besides every epoch's")
@@ -68,8 +68,9 @@ def make_fabric(hardware: HardwareSettings) -> Fabric:
     precision = hardware.precision
     if precision == "auto":
         precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-    # Buffers are sums over one process's images: each process keeps its own.
-    strategy = DDPStrategy(broadcast_buffers=False, start_method="popen") if hardware.devices > 1 else "auto"
+    # Buffers are sums over one process's images: each process keeps its own. Weights start alike, from the same seed.
+    several = hardware.devices > 1
+    strategy = DDPStrategy(init_sync=False, forward_sync_buffers=False, start_method="popen") if several else "auto"
     return Fabric(
         accelerator="cuda" if on_gpu else "cpu", devices=hardware.devices, strategy=strategy, precision=precision
     )

@@ -21,7 +21,7 @@ from cryomorph.conformations.base import ConformationModel
 from cryomorph.errors import InputError
 from cryomorph.evaluation import Evaluation, per_image_rmsd, read_truth, summarise
 from cryomorph.export import select_rows, write_conformations
-from cryomorph.files import write_text
+from cryomorph.files import read_arrays, write_text
 from cryomorph.latents.base import Latents
 from cryomorph.particles.stack import ParticleStack, read_table
 from cryomorph.progress import Progress, Silent, track
@@ -67,6 +67,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     stack = open_particles(config.particles)
     if not stack.has_poses and getattr(config.poses, "kind", "") == "known":
         raise InputError(f"{config.particles.path}: has no poses; run a consensus refinement first")
+    if len(stack) < config.hardware.devices:
+        raise InputError(f"--devices: {config.hardware.devices} processes for {len(stack)} particles; use fewer")
     template, remark = open_template(config.template, stack)
     logger.info(remark)
 
@@ -167,9 +169,9 @@ class FittedRun:
         self.run = RunFolder(folder)
         self.run.require()
         self.config = read_config(self.run.config)
+        state = self.run.load_checkpoint()
         self.template = read_template(self.run.template)
         self.source_index = self.run.source_index()
-        state = self.run.load_checkpoint()
         gain: torch.Tensor = state["reconstruction"]["likelihood.gain"]
         reconstruction = build_reconstruction(self.config, self.template, len(gain))
         reconstruction.load_state_dict(state["reconstruction"])
@@ -180,7 +182,7 @@ class FittedRun:
                 f"{folder}: training is not complete ({self.epochs_done} of {self.config.training.epochs} epochs); "
                 "run the same train command again to finish it"
             )
-        self.latents = np.load(self.run.latents, allow_pickle=False)
+        self.latents = self.run.load_latents()
 
     def decode(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
         """Yield (rows, coordinates (b, n, 3) in Å) in batches."""
@@ -256,11 +258,10 @@ def read_rotations(path: Path) -> NDArray[np.float64]:
         if rotation is None:
             raise InputError(f"{path}: has no poses")
         return rotation
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return np.asarray(archive["rotation"], dtype=np.float64)
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"{path}: not a readable .npz archive with an array 'rotation' (M, 3, 3)") from error
+    rotation = read_arrays(path, "rotation")["rotation"]
+    if rotation.dtype.kind != "f":
+        raise InputError(f"{path}: rotation must be floating-point numbers of shape (M, 3, 3)")
+    return rotation.astype(np.float64)
 
 
 def _continues(run: RunFolder, config: RunConfig, resume: bool) -> bool:

@@ -14,7 +14,7 @@ class TableLatentsSettings(Settings):
     """One point of latent space for each particle."""
 
     kind: Literal["table"] = "table"
-    start: float = Field(0.1, ge=0, description="standard deviation of the random start; paper A: 1")
+    start: float = Field(1.0, ge=0, description="standard deviation of the random start")
 
 
 class TableLatents(RowLatents):

@@ -20,8 +20,8 @@ class VariationalLatentsSettings(Settings):
     """A normal distribution with its own mean and widths for each particle."""
 
     kind: Literal["variational"] = "variational"
-    start: float = Field(0.1, ge=0, description="standard deviation of the means' random start")
-    start_width: float = Field(0.1, gt=0, description="width of every distribution at the start; the prior's is 1")
+    start: float = Field(1.0, ge=0, description="standard deviation of the means' random start")
+    start_width: float = Field(0.37, gt=0, description="width of every distribution at the start; the prior's is 1")
 
 
 class VariationalLatents(RowLatents):

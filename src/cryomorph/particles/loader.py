@@ -16,21 +16,21 @@ def epoch_batches(
     """Rows of each batch of one process in one epoch, shuffled.
 
     Process `rank` owns the rows `rank, rank + processes, ...` for good. All processes make the same number of batches,
-    which differ by one row at most.
+    which differ by one row at most, and none of them is empty.
 
     Parameters
     ----------
     particles
-        Number of rows in all.
+        Number of rows in all, at least one for each process.
     batch_size
-        Most rows of a batch, of one process.
+        Most rows of a batch, of one process; where it is 1, a batch has 2 rather than another process none.
     seed, epoch
         Determine the order.
     """
     most = -(-particles // processes)
     own = np.arange(rank, particles, processes, dtype=np.int64)
     np.random.default_rng([seed, epoch, rank]).shuffle(own)
-    return np.array_split(own, -(-most // batch_size))
+    return np.array_split(own, min(-(-most // batch_size), particles // processes))
 
 
 def prefetch(stack: ParticleStack, batches: list[NDArray[np.int64]]) -> Iterator[ParticleBatch]:

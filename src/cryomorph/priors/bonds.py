@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from cryomorph.priors.base import Prior, PriorSettings
@@ -13,7 +14,7 @@ class BondsPriorSettings(PriorSettings):
     """Squared change of the distances between consecutive residues."""
 
     kind: Literal["bonds"] = "bonds"
-    weight: float = 1e-2
+    weight: float = Field(1e-2, ge=0, description="λ of paper A, eq. 3; 0 leaves the term out")
 
 
 class BondsPrior(Prior):

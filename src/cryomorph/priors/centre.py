@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from cryomorph.priors.base import Prior, PriorSettings
@@ -13,7 +14,7 @@ class CentrePriorSettings(PriorSettings):
     """Squared drift of the mean position."""
 
     kind: Literal["centre"] = "centre"
-    weight: float = 5e-4
+    weight: float = Field(5e-4, ge=0, description="λ of paper A, eq. 3; 0 leaves the term out")
 
 
 class CentrePrior(Prior):

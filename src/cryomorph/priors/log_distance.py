@@ -19,7 +19,7 @@ class LogDistancePriorSettings(PriorSettings):
     """Squared logarithm of how much distances changed."""
 
     kind: Literal["log_distance"] = "log_distance"
-    weight: float = 1e-2
+    weight: float = Field(1e-2, ge=0, description="λ of paper A, eq. 3; 0 leaves the term out")
     omega: float = Field(0.25, gt=0, description="decay of the weight per residue of separation")
 
 
