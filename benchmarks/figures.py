@@ -20,14 +20,18 @@ from cryomorph.geometry import procrustes_mean, rmsd, superpose
 from cryomorph.workflows import FittedRun
 
 
-def error_figure(errors: np.ndarray, shown: np.ndarray, coordinates: np.ndarray, template: np.ndarray, path: Path) -> None:
+def error_figure(
+    errors: np.ndarray, shown: np.ndarray, coordinates: np.ndarray, template: np.ndarray, path: Path
+) -> None:
     """RMSD of every image against the conformation it shows, with the two baselines."""
     constant = procrustes_mean(coordinates, np.bincount(shown, minlength=len(coordinates)).astype(float))
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
     axes.plot(rmsd(coordinates, template), color="0.6", label="template for all")
     axes.plot(rmsd(coordinates, constant), color="0.6", linestyle="--", label="best single conformation")
     jitter = np.random.default_rng(0).uniform(-0.4, 0.4, len(shown))
-    axes.scatter(shown + jitter, errors, s=3, color="tab:blue", alpha=0.5, label=f"cryomorph, mean {errors.mean():.2f} Å")
+    axes.scatter(
+        shown + jitter, errors, s=3, color="tab:blue", alpha=0.5, label=f"cryomorph, mean {errors.mean():.2f} Å"
+    )
     axes.set(xlabel="conformation in the image (closed → open)", ylabel="Cα RMSD (Å)", ylim=(0, None))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-SYSTEMS = [("gnn", "ca"), ("gnn", "residue"), ("mlp", "ca"), ("mlp", "residue")]
+SYSTEMS = "gnn:ca,gnn:residue,mlp:ca,mlp:residue"
 
 
 def run_one(arguments: argparse.Namespace, decoder: str, beads: str, r2: bool, seed: int) -> dict[str, object]:
@@ -55,18 +55,20 @@ def main() -> None:
     parser.add_argument("--template", default="open_4ake.pdb")
     parser.add_argument("--truth", default="particles_truth.npz")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--systems", default=SYSTEMS, help="decoder:beads pairs, separated by commas")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time; cores are shared among them")
     parser.add_argument("--json", type=Path, help="write one row a run")
     parser.add_argument("options", nargs="*", help="further options of cryomorph train, after --")
     arguments = parser.parse_args()
-    work = [(*system, r2, seed) for seed in range(arguments.seeds) for r2 in (True, False) for system in SYSTEMS]
+    systems = [tuple(pair.split(":")) for pair in arguments.systems.split(",")]
+    work = [(*system, r2, seed) for seed in range(arguments.seeds) for r2 in (True, False) for system in systems]
     with ThreadPoolExecutor(arguments.workers) as pool:
         rows = list(pool.map(lambda item: run_one(arguments, *item), work))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"\n{'decoder':8s}{'beads':9s}{'R2':5s}{'mean RMSD':>10s}{'spread':>8s}")
-    for (decoder, beads), r2 in itertools.product(SYSTEMS, (True, False)):
+    for (decoder, beads), r2 in itertools.product(systems, (True, False)):
         values = [
             float(str(row["rmsd_mean"]))
             for row in rows

@@ -69,7 +69,6 @@ def run_until(config: Path, out: Path, point: str) -> None:
         progress = DiesAfter(epochs=int(number))
     else:
         die_at_save(int(number), half_written=kind == "within-save")
-    torch.set_num_threads(2)  # as the tests
     train(read_config(config), out, progress=progress)
 
 

@@ -16,6 +16,7 @@ def run_settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "particles": {"path": str(folder / "particles.star")},
         "template": {"path": str(folder / "template.cif")},
         "decoder": {"kind": "gnn", "latent_dim": 2, "layers": 2},
+        "latents": {"kind": "table", "start": 0.1},
         "training": {"epochs": 2, "batch_size": 8},
         "hardware": {"accelerator": "cpu"},
     } | changes

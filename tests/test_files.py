@@ -23,17 +23,18 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
+def write_half(path, error):
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError("stop"), KeyboardInterrupt()])
 def test_nothing_is_left_of_a_block_that_fails(tmp_path, error):
     write_text(tmp_path / "a.txt", "old")
     for name in ("a.txt", "b.txt"):
-
-        def fail(path=tmp_path / name):
-            with atomic_path(path) as temporary:
-                temporary.write_text("new")
-                raise error
-
-        pytest.raises(type(error), fail)
+        with pytest.raises(type(error)):
+            write_half(tmp_path / name, error)
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 

@@ -1,5 +1,5 @@
+import copy
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import torch
 
 from cryomorph.config import parse_config, read_config
 from cryomorph.errors import InputError
+from cryomorph.run import RunFolder
 from cryomorph.training import HardwareSettings, TrainingSettings, learning_rate_factor, make_fabric
 from cryomorph.workflows import train
 from small_runs import latents_of, metrics_without_times, run_settings
@@ -98,8 +99,7 @@ def command(out, settings, devices):
 
 
 def run_command(*arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(*arguments, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(*arguments, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -161,32 +161,62 @@ def test_two_processes_explain_the_images_as_one_does(two_processes, tmp_path):
         assert a["learning_rate"] == pytest.approx(b["learning_rate"])
 
 
-def test_one_process_continues_what_two_began(localhost, simulated, tmp_path):
-    """Killed after the first epoch in two processes, finished in one."""
-    settings = run_settings(simulated, training=SHORT | {"epochs": 2})
-    driver = tmp_path / "driver.py"
-    driver.write_text(
-        "import os, signal, sys\n"
-        "from cryomorph.cli import main\n"
-        "from cryomorph.run import RunFolder\n"
-        "save = RunFolder.save_checkpoint\n"
-        "def save_and_die(run, state):\n"
-        "    save(run, state)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "RunFolder.save_checkpoint = save_and_die\n"
-        "if __name__ == '__main__':\n"
-        "    main()\n"
-    )
+DIES_AT_SAVE_6 = """
+import os, signal
+from cryomorph.cli import main
+from cryomorph.run import RunFolder
+
+save, saves = RunFolder.save_checkpoint, []
+
+def save_and_die(run, state):
+    save(run, state)
+    saves.append(run)
+    if len(saves) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunFolder.save_checkpoint = save_and_die
+if __name__ == "__main__":
+    main()
+"""
+
+
+class StopError(Exception):
+    pass
+
+
+def test_one_process_continues_what_two_began(localhost, simulated, tmp_path, monkeypatch):
+    """Killed after one of the four batches of the second epoch, which has to start over with another number."""
+    settings = run_settings(simulated, training=SHORT | {"epochs": 2, "checkpoint_minutes": 1e-9})
     out = tmp_path / "run"
+    (tmp_path / "driver.py").write_text(DIES_AT_SAVE_6)
     arguments = command(out, settings, 2)
-    done = run_command([arguments[0], str(driver), *arguments[3:]])
+    done = run_command([arguments[0], str(tmp_path / "driver.py"), *arguments[3:]])
     assert done.returncode == -9, done.stderr
     state = torch.load(out / "checkpoint.pt", weights_only=True)
-    assert (state["epoch"], state["batches_done"], state["processes"]) == (1, 0, 2)
+    assert (state["epoch"], state["batches_done"], state["processes"]) == (1, 1, 2)
+
+    # The sums so far are those of both processes: as many images as one process sees in batches of twice the size.
+    states = []
+
+    def keep(run, state):
+        states.append(copy.deepcopy(state))
+        if len(states) == 6:
+            raise StopError
+
+    twice = parse_config(settings | {"training": settings["training"] | {"batch_size": 12}}, "test")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", keep)
+        with pytest.raises(StopError):
+            train(twice, tmp_path / "one")
+    assert state["sums"][-1] == states[-1]["sums"][-1] == 12
+    for name in ("likelihood.cross_sum", "likelihood.power_sum"):
+        torch.testing.assert_close(state["reconstruction"][name], states[-1]["reconstruction"][name], rtol=0.3, atol=0)
+
     train(read_config(tmp_path / "run.yaml"), out, resume=True)
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     assert (state["epoch"], state["processes"]) == (2, 1)
-    assert torch.equal(state["latent_optimizer"]["state"][0]["steps"], torch.full((48, 1), 2.0))
+    steps = state["latent_optimizer"]["state"][0]["steps"].flatten()
+    assert steps.long().bincount(minlength=4).tolist() == [0, 0, 36, 12]
     first, second = metrics_without_times(out)
     assert second["misfit"] < first["misfit"] < 0
 
@@ -197,7 +227,7 @@ def test_an_input_error_in_two_processes_is_told_once(localhost, simulated, tmp_
     done = run_command(command(tmp_path / "run", settings, 2))
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("error:") == 1
-    assert "use --invert" in done.stderr
+    assert "--invert" in done.stderr
     assert "Traceback" not in done.stderr
 
 

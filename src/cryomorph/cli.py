@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="The atomic conformation in every particle of a single-particle cryo-EM data set.",
 )
 
@@ -45,7 +46,8 @@ def _kinds(package: ModuleType) -> str:
 
 
 def _option(text: str, **more: Any) -> Any:
-    return typer.Option(help=text, show_default=False, **more)
+    # Help is rendered as rich markup, where brackets must be escaped.
+    return typer.Option(help=text.replace("[", "\\["), show_default=False, **more)
 
 
 def _print_version(wanted: bool) -> None:
@@ -336,6 +338,7 @@ def main() -> None:
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("stopped; run the same command again to continue", style="yellow")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # Typer's answer to Ctrl-C
+            errors.print("stopped; run the same command again to continue", style="yellow")
+        raise

@@ -174,7 +174,10 @@ def parse_settings(settings: type[S], data: Mapping[str, Any], source: str) -> S
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "settings"
         message = first["msg"].removeprefix("Value error, ").splitlines()[0]
-        found = f", found {first['input']!r}" if first["type"] not in ("missing", "value_error") else ""
+        if first["type"] == "extra_forbidden":
+            message = "there is no such setting; see --help and docs/tutorial.md for those there are"
+        known = ("missing", "value_error", "extra_forbidden")
+        found = f", found {first['input']!r}" if first["type"] not in known else ""
         raise InputError(f"{source}: {field}: {message}{found}") from error
 
 
@@ -215,13 +218,21 @@ def read_indices(path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
         If they are not whole numbers in one dimension.
     """
     try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
+        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _numbers(path)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not readable as row numbers, one a line or a .npy array") from error
     rows = np.asarray(values)
-    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.number) or not np.array_equal(rows, np.rint(rows)):
+    if rows.ndim != 1 or rows.dtype.kind not in "iuf" or not np.all((rows == np.rint(rows)) & (np.abs(rows) < 2**53)):
         raise InputError(f"{path}: row numbers must be whole numbers, one a line or a 1-D .npy array")
+    if len(rows) == 0:
+        raise InputError(f"{path}: has no row numbers; give at least one")
     return rows.astype(np.int64)
+
+
+def _numbers(path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Read a number from each line of a text file; what follows a # is a comment."""
+    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return np.array([float(line) for line in lines if line])
 
 
 def open_particles(config: ParticlesConfig) -> ParticleStack:
@@ -242,8 +253,10 @@ def open_particles(config: ParticlesConfig) -> ParticleStack:
 def open_template(config: TemplateConfig, stack: ParticleStack) -> tuple[Template, str]:
     """Read the template and put it into the frame of the map; the second value says how, in a line."""
     template = read_template(config.path, config.chains)
-    smallest = int(np.argmin(stack.box * stack.pixel_size))
-    return place_template(template, stack.box, float(stack.pixel_size[smallest]), config.frame)
+    # The map is in the box that the images had before any cropping.
+    source_box = stack.source_box[stack.table.optics_group]
+    smallest = int(np.argmin(source_box * stack.table.pixel_size))
+    return place_template(template, int(source_box[smallest]), float(stack.table.pixel_size[smallest]), config.frame)
 
 
 def build_reconstruction(config: RunConfig, template: Template, groups: int) -> Reconstruction:

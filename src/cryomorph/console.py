@@ -86,7 +86,8 @@ def say(text: str) -> None:
 
 def show_table(title: str, rows: Mapping[str, str]) -> None:
     """Print names and values."""
-    table = Table(title=Text(title, style="table.title"), show_header=False, title_justify="left")
+    say(title)
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows.items():

@@ -165,7 +165,7 @@ class Trainer:
         if score < -5:
             raise InputError(
                 f"{self.stack.table.source}: the images anticorrelate with the template ({score:.0f} times the noise): "
-                "protein seems dark; use --invert"
+                "if protein is dark in them, change --invert; else check that the template is docked into the map"
             )
         if score < 5:
             logger.warning(
@@ -199,6 +199,8 @@ class Trainer:
         while self.epoch < self.settings.epochs:
             started = time.monotonic()
             batches = self._batches()
+            if self.batches_done == 0:
+                self._seed_epoch()
             fresh = batches[self.batches_done :]
             progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", sum(map(len, fresh)))
             for batch in prefetch(self.stack, fresh):
@@ -253,6 +255,11 @@ class Trainer:
             self.sums.zero_()
             self.reconstruction.likelihood.cross_sum.zero_()
             self.reconstruction.likelihood.power_sum.zero_()
+
+    def _seed_epoch(self) -> None:
+        """Give each process random numbers of its own, which depend on nothing before this epoch."""
+        entropy = np.random.SeedSequence([self.seed, self.epoch, self.fabric.global_rank])
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
 
     def _batches(self) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
         return epoch_batches(

@@ -93,7 +93,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     )
     if continues:
         trainer.load_state(run.load_checkpoint())
-        logger.info("continuing at epoch %d of %d", trainer.epoch + 1, config.training.epochs)
+        logger.info("%s: %d of %d epochs are done", run.path, trainer.epoch, config.training.epochs)
     else:
         trainer.estimate_gain()
     if first_process:

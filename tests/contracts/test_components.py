@@ -1,11 +1,17 @@
 """What every conformation model, prior, pose source, latents and likelihood must do, found by their kind."""
 
+import copy
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from cryomorph.components import Settings, discover
 from cryomorph.config import DEFAULT_KINDS, SEAMS, component
+from cryomorph.geometry import random_rotations
+from dense_likelihood import coarse_batch, coarse_beads, dense_gradient, dense_misfit
 
 KINDS = [(seam, kind) for seam, found in SEAMS.items() for kind in discover(*found)]
 
@@ -102,3 +108,199 @@ def test_prior_gives_one_non_negative_cost_an_image(prior, dimer):
 def test_prior_prefers_the_template(prior, dimer):
     template = torch.from_numpy(dimer.coordinates).float()
     assert prior(template[None]) < prior(template[None] + torch.randn(1, *template.shape))
+
+
+PARTICLES, LATENT_DIM = 10, 4
+TWO_BATCHES = (torch.tensor([7, 1, 4]), torch.tensor([3, 0, 9]))
+
+
+def make_latents(kind, seed):
+    torch.manual_seed(seed)
+    cls = component("latents", kind)
+    return cls(cls.Settings(), LATENT_DIM, PARTICLES)
+
+
+@pytest.fixture(params=kinds("latents"))
+def latents(request):
+    return make_latents(request.param, seed=0)
+
+
+def batch_of(rows):
+    return replace(coarse_batch(8, images=len(rows)), index=rows)
+
+
+def what_is_known(latents):
+    """Coordinates and cost of every particle, shape (particles, d + 1)."""
+    everything = batch_of(torch.arange(PARTICLES))
+    latents.eval()
+    with torch.no_grad():
+        known = torch.cat([latents(everything), latents.cost(everything)[:, None]], dim=1)
+    latents.train()
+    return known
+
+
+def step(latents, optimizer, rows):
+    batch = batch_of(rows)
+    optimizer.zero_grad()
+    ((latents(batch) - 3).square().sum() + latents.cost(batch).sum()).backward()
+    optimizer.step()
+
+
+def test_latents_have_the_shape_and_type_the_decoder_takes(latents):
+    batch = batch_of(TWO_BATCHES[0])
+    for _ in range(2):
+        z = latents(batch)
+        assert z.shape == (3, LATENT_DIM)
+        assert z.dtype == torch.float32
+        assert torch.isfinite(z).all()
+        latents.eval()
+
+
+def test_latents_cost_every_particle_something_finite(latents):
+    cost = latents.cost(batch_of(TWO_BATCHES[0]))
+    assert cost.shape == (3,)
+    assert torch.isfinite(cost).all()
+    assert (cost >= 0).all()
+
+
+def test_a_step_moves_the_latents_of_its_batch_and_no_others(latents):
+    optimizer = latents.optimizer(0.1)
+    for rows in TWO_BATCHES:  # in the second step, the moments of the first are there
+        before = what_is_known(latents)
+        step(latents, optimizer, rows)
+        changed = (what_is_known(latents) != before).any(1)
+        assert changed.nonzero()[:, 0].tolist() == sorted(rows.tolist())
+
+
+def test_latents_follow_their_gradient(latents):
+    optimizer = latents.optimizer(0.1)
+    before = what_is_known(latents)[:, :LATENT_DIM]
+    for _ in range(20):
+        step(latents, optimizer, TWO_BATCHES[0])
+    after = what_is_known(latents)[:, :LATENT_DIM]
+    rows = TWO_BATCHES[0]
+    assert ((after[rows] - 3).norm(dim=1) < (before[rows] - 3).norm(dim=1)).all()
+
+
+def test_latents_know_particles_by_their_index(latents):
+    known = what_is_known(latents)
+    latents.eval()
+    assert torch.equal(latents(batch_of(TWO_BATCHES[0])), known[TWO_BATCHES[0], :LATENT_DIM])
+
+
+def test_latents_do_not_vary_in_evaluation_mode(latents):
+    assert torch.equal(what_is_known(latents), what_is_known(latents))
+
+
+@pytest.mark.parametrize("kind", kinds("latents"))
+def test_latents_survive_their_state_dict(kind):
+    latents, other = make_latents(kind, seed=0), make_latents(kind, seed=1)
+    step(latents, latents.optimizer(0.1), TWO_BATCHES[0])
+    assert not torch.equal(what_is_known(other), what_is_known(latents))
+    other.load_state_dict(latents.state_dict())
+    assert torch.equal(what_is_known(other), what_is_known(latents))
+
+
+def test_gathering_latents_in_one_process_changes_nothing(latents):
+    optimizer = latents.optimizer(0.1)
+    step(latents, optimizer, TWO_BATCHES[0])
+    known, state = what_is_known(latents), copy.deepcopy(optimizer.state_dict())
+    latents.gather(optimizer, torch.ones(PARTICLES, dtype=torch.bool), lambda tensor: None)
+    assert torch.equal(what_is_known(latents), known)
+    torch.testing.assert_close(optimizer.state_dict(), state, rtol=0, atol=0)
+
+
+BOXES = pytest.mark.parametrize("box", [24, 25])
+GAIN = torch.tensor([0.6, 1.4])
+
+
+@pytest.fixture(params=kinds("likelihood"))
+def likelihood(request):
+    cls = component("likelihood", request.param)
+    made = cls(cls.Settings(), len(GAIN))
+    made.gain.copy_(GAIN)
+    return made
+
+
+def misfit_and_gradient(likelihood, beads, batch):
+    positions = beads.positions.clone().requires_grad_()
+    misfit = likelihood(replace(beads, positions=positions), batch.rotation, batch.shift, batch)
+    (gradient,) = torch.autograd.grad(misfit.sum(), positions)
+    return misfit.detach(), gradient
+
+
+def assert_same(found, expected, tolerance):
+    """Compare by the largest of the expected numbers: a misfit is a difference and may happen to be near 0."""
+    expected = torch.as_tensor(expected, dtype=found.dtype)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+@BOXES
+def test_likelihood_gives_each_image_a_finite_misfit_and_each_bead_a_gradient(likelihood, box):
+    misfit, gradient = misfit_and_gradient(likelihood, coarse_beads(), coarse_batch(box))
+    assert misfit.shape == (3,)
+    assert torch.isfinite(misfit).all()
+    assert torch.isfinite(gradient).all()
+    assert (gradient.abs().amax(-1) > 0).all()
+
+
+@BOXES
+def test_likelihood_is_the_residual_in_real_space(likelihood, box):
+    batch, beads = coarse_batch(box), coarse_beads()
+    misfit, gradient = misfit_and_gradient(likelihood, beads, batch)
+    gain = GAIN.double().numpy()
+    assert_same(misfit, dense_misfit(beads.positions.double().numpy(), beads, gain, batch), 1e-3)
+    assert_same(gradient, dense_gradient(beads, gain, batch), 1e-3)
+
+
+def test_gradient_of_the_likelihood_is_its_slope(likelihood):
+    batch, beads = coarse_batch(24), coarse_beads()
+    _, gradient = misfit_and_gradient(likelihood, beads, batch)
+    direction = torch.randn(beads.positions.shape, generator=torch.Generator().manual_seed(2))
+    ahead, behind = (
+        misfit_and_gradient(likelihood, replace(beads, positions=beads.positions + along * direction), batch)[0]
+        for along in (0.2, -0.2)
+    )
+    assert_same((gradient * direction).sum((1, 2)), (ahead - behind) / 0.4, 5e-3)
+
+
+def test_turning_molecule_and_pose_together_changes_no_misfit(likelihood):
+    batch, beads = coarse_batch(24), coarse_beads()
+    common = torch.from_numpy(random_rotations(1, np.random.default_rng(5)))[0].float()
+    turned = replace(beads, positions=beads.positions @ common.T)
+    expected, _ = misfit_and_gradient(likelihood, beads, batch)
+    found, _ = misfit_and_gradient(likelihood, turned, replace(batch, rotation=batch.rotation @ common.T))
+    assert_same(found, expected, 1e-4)
+
+
+def test_likelihood_treats_images_one_by_one(likelihood):
+    batch, beads = coarse_batch(24), coarse_beads()
+    order = torch.tensor([2, 0, 1])
+    names = ("index", "image", "pixel_size", "optics_group", "rotation", "shift", "ctf")
+    reordered = replace(batch, **{name: getattr(batch, name)[order] for name in names})
+    misfit, gradient = misfit_and_gradient(likelihood, beads, batch)
+    found = misfit_and_gradient(likelihood, replace(beads, positions=beads.positions[order]), reordered)
+    assert_same(found[0], misfit[order], 1e-5)
+    assert_same(found[1], gradient[order], 1e-5)
+
+
+@pytest.fixture(params=kinds("poses"))
+def poses(request):
+    cls = component("poses", request.param)
+    return cls(cls.Settings())
+
+
+def test_poses_are_a_probability_measure_over_rotations_and_shifts(poses):
+    batch, beads = coarse_batch(24), coarse_beads()
+    cls = component("likelihood", DEFAULT_KINDS["likelihood"])
+    measure = poses(batch, beads, cls(cls.Settings(), len(GAIN)))
+    size = measure.weight.shape[1]
+    assert measure.rotation.shape == (3, size, 3, 3)
+    assert measure.shift.shape == (3, size, 2)
+    assert measure.weight.shape == (3, size)
+    assert (measure.weight >= 0).all()
+    torch.testing.assert_close(measure.weight.sum(1), torch.ones(3))
+    identity = torch.eye(3).expand(3, size, 3, 3)
+    torch.testing.assert_close(measure.rotation @ measure.rotation.mT, identity, rtol=0, atol=1e-5)
+    assert (torch.linalg.det(measure.rotation) > 0).all()
+    assert torch.isfinite(measure.shift).all()

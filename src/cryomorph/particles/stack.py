@@ -1,6 +1,5 @@
 """All particles of a data set: metadata in memory, images read when they are asked for."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,17 @@ from cryomorph.errors import InputError
 from cryomorph.optics import CTFParameters
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.cryosparc import read_cryosparc
-from cryomorph.particles.images import ImageFile, ImageFinder, read_header
+from cryomorph.particles.headers import (
+    check_frames,
+    final_box,
+    find_files,
+    group_boxes,
+    remark_on_pixel_sizes,
+)
+from cryomorph.particles.images import ImageFile, ImageFinder
 from cryomorph.particles.preprocess import background_statistics, fourier_crop, outside_circle
 from cryomorph.particles.star import read_star
 from cryomorph.particles.table import Floats, Integers, ParticleTable
-
-_log = logging.getLogger(__name__)
 
 _DEFAULT_BACKGROUND = 0.45  # of the smallest field of view
 _LEAST_BACKGROUND_PIXELS = 4
@@ -110,11 +114,11 @@ class ParticleStack:
         if invert:
             table = replace(table, sign=-table.sign)
         finder = ImageFinder(path, None if datadir is None else Path(datadir), strip_prefix)
-        files, file_index = _find_files(table, finder)
-        _check_frames(table, source_index, files, file_index)
-        _remark_on_pixel_sizes(table, files, file_index)
-        source_box = _group_boxes(table, files, file_index)
-        stack = cls(table, source_index, files, file_index, _final_box(path, source_box, box), source_box, 0.0)
+        files, file_index = find_files(table, finder)
+        check_frames(table, source_index, files, file_index)
+        remark_on_pixel_sizes(table, files, file_index)
+        source_box = group_boxes(table, files, file_index)
+        stack = cls(table, source_index, files, file_index, final_box(path, source_box, box), source_box, 0.0)
         radius = _DEFAULT_BACKGROUND * stack.field_of_view if background_radius is None else background_radius
         return stack.with_background_radius(radius)
 
@@ -328,84 +332,6 @@ def _checked_rows(rows: Integers, count: int) -> Integers:
     if len(wrong):
         raise InputError(f"index {rows[wrong[0]]} is out of range, expected 0 to {count - 1}")
     return rows.astype(np.int64)
-
-
-def _find_files(table: ParticleTable, finder: ImageFinder) -> tuple[tuple[ImageFile, ...], Integers]:
-    names, name_index = np.unique(table.image_name, return_inverse=True)
-    paths = [finder.find(str(name)) for name in names]
-    number = {path: index for index, path in enumerate(dict.fromkeys(paths))}
-    files = tuple(read_header(path) for path in number)
-    file_index = np.array([number[path] for path in paths], dtype=np.int64)[name_index]
-    pairs = np.unique(np.stack([file_index, table.frame], axis=1), axis=0)
-    if len(pairs) < len(table):
-        _log.info("%s: %d rows show an image that another row shows too", table.source, len(table) - len(pairs))
-    return files, file_index
-
-
-def _check_frames(
-    table: ParticleTable, source_index: Integers, files: tuple[ImageFile, ...], file_index: Integers
-) -> None:
-    frames = np.array([file.frames for file in files])[file_index]
-    wrong = np.flatnonzero(table.frame >= frames)
-    if len(wrong):
-        row = wrong[0]
-        raise InputError(
-            f"{table.source}: row {source_index[row] + 1} wants image {table.frame[row] + 1} of "
-            f"{files[file_index[row]].path}, which has {frames[row]}; the stack may belong to another file"
-        )
-    box = np.array([file.box for file in files])[file_index]
-    wrong = np.flatnonzero((table.image_size > 0) & (table.image_size != box))
-    if len(wrong):
-        row = wrong[0]
-        raise InputError(
-            f"{table.source}: row {source_index[row] + 1} says images are {table.image_size[row]} pixels wide, "
-            f"but {files[file_index[row]].path} has {box[row]}; the stack may belong to another file"
-        )
-
-
-def _remark_on_pixel_sizes(table: ParticleTable, files: tuple[ImageFile, ...], file_index: Integers) -> None:
-    header = np.array([file.pixel_size for file in files])[file_index]
-    differ = np.flatnonzero((header > 0) & (np.abs(header - table.pixel_size) > 0.01 * table.pixel_size))
-    if len(differ):
-        row = differ[0]
-        _log.info(
-            "%s: pixel size is %g Å for %s, whose header says %g Å; the header is ignored",
-            table.source,
-            table.pixel_size[row],
-            files[file_index[row]].path,
-            header[row],
-        )
-
-
-def _group_boxes(table: ParticleTable, files: tuple[ImageFile, ...], file_index: Integers) -> Integers:
-    boxes = np.zeros(int(table.optics_group.max()) + 1, dtype=np.int64)
-    box = np.array([file.box for file in files])[file_index]
-    for group in np.unique(table.optics_group):
-        rows = np.flatnonzero(table.optics_group == group)
-        boxes[group] = box[rows[0]]
-        other = rows[box[rows] != boxes[group]]
-        if len(other):
-            raise InputError(
-                f"{table.source}: images of one optics group differ in size: {files[file_index[rows[0]]].path} has "
-                f"{boxes[group]} pixels, {files[file_index[other[0]]].path} has {box[other[0]]}; make a group of each"
-            )
-    return boxes
-
-
-def _final_box(path: Path, source_box: Integers, box: int | None) -> int:
-    present = np.unique(source_box[source_box > 0])
-    if box is None:
-        if len(present) > 1:
-            raise InputError(
-                f"{path}: optics groups have images of {', '.join(map(str, present))} pixels; crop them to one size "
-                f"with --box"
-            )
-        return int(present[0])
-    if not 2 <= box <= present[0]:
-        raise InputError(
-            f"{path}: a box of {box} pixels was asked for, expected 2 to {present[0]}, the smallest as read"
-        )
-    return box
 
 
 def _float32(values: Floats) -> Tensor:
