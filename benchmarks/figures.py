@@ -38,11 +38,12 @@ def error_figure(
 
 
 def trace_figure(fitted: FittedRun, decoded: np.ndarray, truth: np.ndarray, shown: np.ndarray, path: Path) -> None:
-    """Raw images above the decoded (colour) and true (grey) Cα traces of the same particles."""
+    """Raw images (their middle) above the decoded (colour) and true (grey) Cα traces of the same particles."""
     stack = open_particles(fitted.config.particles)
     order = np.argsort(shown, kind="stable")
     picked = order[np.linspace(0.02 * len(order), 0.98 * len(order) - 1, 5).astype(int)]
-    images = stack.images(picked)
+    middle = slice(stack.box // 4, stack.box - stack.box // 4)
+    images = stack.images(picked)[:, middle, middle]
     figure, axes = plt.subplots(2, 5, figsize=(10, 4.4), layout="constrained")
     for column, row in enumerate(picked):
         axes[0, column].imshow(images[column], cmap="gray", vmin=-3, vmax=3)
@@ -56,7 +57,7 @@ def trace_figure(fitted: FittedRun, decoded: np.ndarray, truth: np.ndarray, show
         axes[1, column].set_aspect("equal")
     for axis in axes.flat:
         axis.axis("off")
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:

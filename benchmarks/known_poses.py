@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="further options of cryomorph train, after --")
     arguments = parser.parse_args()
     systems = [tuple(pair.split(":")) for pair in arguments.systems.split(",")]
-    work = [(*system, r2, seed) for seed in range(arguments.seeds) for r2 in (True, False) for system in systems]
+    work = [(*system, r2, seed) for r2 in (True, False) for seed in range(arguments.seeds) for system in systems]
     with ThreadPoolExecutor(arguments.workers) as pool:
         rows = list(pool.map(lambda item: run_one(arguments, *item), work))
     if arguments.json:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -42,19 +43,18 @@ def die_at_save(number: int, *, half_written: bool) -> None:
     whole_save = torch.save
     saves = 0
 
-    def save(state: object, path: Path) -> None:
+    def save(state: object, file: BinaryIO) -> None:
         nonlocal saves
         saves += 1
         if saves < number:
-            whole_save(state, path)
+            whole_save(state, file)
             return
         if half_written:
             buffer = io.BytesIO()
             whole_save(state, buffer)
-            with path.open("wb") as file:
-                file.write(buffer.getvalue()[: buffer.tell() // 2])
-                file.flush()
-                os.fsync(file.fileno())
+            file.write(buffer.getvalue()[: buffer.tell() // 2])
+            file.flush()
+            os.fsync(file.fileno())
         die()
 
     torch.save = save

@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from cryomorph import __version__
 from cryomorph.cli import main
 from cryomorph.config import parse_config, read_config
 from cryomorph.console import console
+from cryomorph.errors import InputError
 from cryomorph.particles.star import read_star
 from cryomorph.simulate import SimulationSettings
 from particle_files import Facts, noise, without, write_cs, write_stack, write_star
@@ -339,6 +341,10 @@ def test_train_evaluate_and_export(cryomorph, simulated, tmp_path):
     assert str(out) in result.out
     result = cryomorph("export", out, "--conformations", tmp_path / "c.cif", "--every", 10)
     assert (result.code, result.out) == (0, f"{tmp_path / 'c.cif'}: 5 conformations\n")
+    again = ["export", out, "--conformations", tmp_path / "c.cif", "--every", 24]
+    refused(cryomorph(*again), r"c\.cif: exists already; choose another name, or give --overwrite")
+    result = cryomorph(*again, "--overwrite")
+    assert (result.code, result.out) == (0, f"{tmp_path / 'c.cif'}: 2 conformations\n")
     (tmp_path / "rows.txt").write_text("4\n2\n")
     result = cryomorph("export", out, "--particles", tmp_path / "p.star", "--indices", tmp_path / "rows.txt")
     assert (result.code, result.out) == (0, f"{tmp_path / 'p.star'}: 2 particles\n")
@@ -378,7 +384,7 @@ def test_evaluation_with_a_truth_of_something_else_writes_nothing(cryomorph, fin
     (tmp_path / "text.npz").write_text("hello")
     before = folder_state(finished)
     for name, message in [
-        ("few", "knows 40 images, the run refers to row 48: it belongs to other particles"),
+        ("few", r"few\.npz: knows 40 images, \S+particles\.star has 48: it belongs to other particles"),
         ("short", "run has 24 residues, the truth 20"),
         ("other", "holds no array coordinates"),
         ("text", "not a readable .npz archive"),
@@ -556,10 +562,63 @@ def test_version(cryomorph):
     assert cryomorph("--version").out == f"cryomorph {__version__}\n"
 
 
-def test_a_follower_of_the_first_process_keeps_quiet(cryomorph, monkeypatch, data):
+def test_a_follower_of_the_first_process_says_no_more_than_its_error(cryomorph, monkeypatch, simulated, tmp_path):
     monkeypatch.setenv("LOCAL_RANK", "1")
+
+    def remarks(config, out, **rest):
+        logging.getLogger("cryomorph.workflows").info("a remark")
+        return type("Run", (), {"path": out})
+
+    arguments = ["--template", simulated / "template.cif", "--out", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr("cryomorph.workflows.train", remarks)
+        result = cryomorph("train", simulated / "particles.star", *arguments)
+    assert (result.code, result.out, result.err) == (0, "", "")
     result = cryomorph("train", "none.star", "--template", "t", "--out", "run")
-    assert (result.code, result.out, result.err) == (2, "", "")
+    assert (result.code, result.out) == (2, "")
+    assert re.fullmatch(r"error: process 1: \S*none\.star: no such file; [^\n]+\n", result.err)
+
+
+class OutOfMemoryError(RuntimeError):
+    """What PyTorch raises on a GPU is known by its name: the command line does not import PyTorch."""
+
+
+FAILURES = {
+    "disk full": (OSError(errno.ENOSPC, "No space left on device", "run/x.pt"), "run/x.pt: No space left on device"),
+    "disk full, no file": (OSError(errno.ENOSPC, "No space left on device"), "output: No space left on device"),
+    "quota": (OSError(errno.EDQUOT, "Disk quota exceeded", "out"), "out: Disk quota exceeded"),
+    "GPU full": (OutOfMemoryError("CUDA out of memory. Tried"), "the GPU's memory is full; lower --batch or --box"),
+    "peer gone": (
+        RuntimeError("[../third_party/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1"),
+        "another process of this run stopped; see its own message",
+    ),
+    "bad input": (InputError("p.star: no"), "p.star: no"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_failure_that_a_user_can_mend_ends_with_one_line(cryomorph, monkeypatch, data, case):
+    error, line = FAILURES[case]
+
+    def fails(*args, **rest):
+        raise error
+
+    monkeypatch.setattr("cryomorph.workflows.train", fails)
+    result = cryomorph("train", data / "p.star", "--template", data / "helix.pdb", "--out", data / "run")
+    assert (result.code, result.out, result.err) == (2, "", f"error: {line}\n")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("shapes"), RuntimeError("mat1 and mat2"), OSError(errno.EBADF, "Bad file descriptor")]
+)
+def test_an_error_in_the_program_keeps_its_traceback(cryomorph, monkeypatch, data, error):
+    def fails(*args, **rest):
+        raise error
+
+    monkeypatch.setattr("cryomorph.workflows.train", fails)
+    with pytest.raises(type(error)) as caught:
+        cryomorph("train", data / "p.star", "--template", data / "helix.pdb", "--out", data / "run")
+    assert caught.value is error
 
 
 def test_ctrl_c_says_how_to_go_on(cryomorph, monkeypatch, data):

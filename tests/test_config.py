@@ -97,6 +97,7 @@ def test_resolved_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatc
         ({"hardware": {"accelerator": "abacus"}}, r"hardware\.accelerator: .*'abacus'"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**70}, "seed"),
+        ({"a\nb": 1}, r"'a\\nb': there is no such setting"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(change, message):

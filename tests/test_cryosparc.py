@@ -49,6 +49,19 @@ def test_given_pixel_size_scales_the_shifts(cs):
     np.testing.assert_allclose(table.shift, -2 * facts.origin, atol=1e-5)
 
 
+def test_a_given_pixel_size_means_the_same_in_every_format(cs, tmp_path):
+    """Shifts were measured in pixels: Å of a wrong pixel size are as wrong as the pixel size."""
+    facts, given = Facts(), 1.1 * PIXEL
+    tables = [
+        read_star(write_star(tmp_path / "30.star", facts.star30()), pixel_size=given),
+        read_star(write_star(tmp_path / "31.star", facts.star31()), pixel_size=given),
+        read_cryosparc(cs(facts.cs()), pixel_size=given),
+    ]
+    for table in tables:
+        np.testing.assert_allclose(table.pixel_size, given)
+        np.testing.assert_allclose(table.shift, -1.1 * facts.origin, rtol=1e-6, atol=1e-5)
+
+
 def test_sign_makes_protein_bright(cs):
     array = Facts(count=2).cs()
     array["blob/sign"] = [1, -1]

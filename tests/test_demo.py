@@ -27,10 +27,19 @@ def test_the_demo_finds_its_data(adenylate_kinase, name):
     assert demo_data(name).is_file()
 
 
-def test_a_small_demo_leaves_what_it_promises(adenylate_kinase, monkeypatch, tmp_path):
+def stopped(*args):
+    raise KeyboardInterrupt
+
+
+def test_a_small_demo_goes_on_and_leaves_what_it_promises(adenylate_kinase, monkeypatch, tmp_path):
     settings = SimulationSettings(images_per_conformation=1, box=24, pixel_size=4.0, seed=1)
     monkeypatch.setattr(cryomorph.demo, "SIMULATION", settings)
     monkeypatch.setattr(cryomorph.demo, "TRAINING", {"epochs": 1, "batch_size": 51})
+    with monkeypatch.context() as patch:
+        patch.setattr("cryomorph.workflows.write_template", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            demo(tmp_path)
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"particles.mrcs", "particles.star", "truth.npz"}
     result = demo(tmp_path)
     assert result.evaluation.images == 102
     # Closed to open, a fact about these data: the best single conformation is 2.19 Å away on average.
@@ -41,6 +50,8 @@ def test_a_small_demo_leaves_what_it_promises(adenylate_kinase, monkeypatch, tmp
     opened = [line.split()[1] for line in result.script.read_text().splitlines() if line.startswith("open ")]
     assert len(opened) == 2
     assert all((result.script.parent / name).is_file() for name in opened)
+    images = (tmp_path / "data" / "particles.mrcs").stat()
     again = demo(tmp_path)
+    assert (tmp_path / "data" / "particles.mrcs").stat() == images
     assert again.evaluation == result.evaluation
     assert np.load(result.run / "latents.npy").shape == (102, 8)

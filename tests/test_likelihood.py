@@ -164,5 +164,37 @@ def test_each_optics_group_has_its_own_gain():
     likelihood(beads, batch.rotation, batch.shift, batch)
     likelihood.update_gain()
     expected = [float(cross[g::3].sum() / power[g::3].sum()) for g in range(3)]
-    np.testing.assert_allclose(likelihood.gain.numpy(), [*expected, 1.0], rtol=1e-6)
+    of_all = float(cross.sum() / power.sum())
+    expected = np.maximum([*expected, of_all], 0)  # the last group had no images; a gain is not negative
+    np.testing.assert_allclose(likelihood.gain.numpy(), expected, rtol=1e-6)
     assert not likelihood.power_sum.any()
+
+
+@pytest.mark.parametrize(
+    ("cross", "power", "expected"),
+    [
+        ([6.0, 8.0, 0.0], [2.0, 4.0, 0.0], [3.0, 2.0, 14 / 6]),  # a group without images: that of all together
+        ([6.0, -2.0, 0.0], [2.0, 4.0, 0.0], [3.0, 0.0, 4 / 6]),
+        ([-6.0, -2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 0.0]),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.7, 0.7, 0.7]),  # no images at all: as it was
+    ],
+)
+def test_gains_are_quotients_of_the_sums_and_not_negative(cross, power, expected):
+    likelihood = Direct(DirectSettings(), 3)
+    likelihood.gain.fill_(0.7)
+    for name, values in (("cross_sum", cross), ("power_sum", power)):
+        getattr(likelihood, name).copy_(torch.tensor(values))
+    likelihood.update_gain()
+    np.testing.assert_allclose(likelihood.gain.numpy(), expected)
+    assert not likelihood.cross_sum.any()
+    assert not likelihood.power_sum.any()
+
+
+def test_a_group_with_a_gain_of_zero_counts_for_nothing_until_it_correlates_again():
+    batch, beads = make_batch(24, images=4, groups=2), make_beads(4)
+    likelihood = Direct(DirectSettings(), 2)
+    likelihood.gain.copy_(torch.tensor([1.0, 0.0]))
+    misfit = likelihood(beads, batch.rotation, batch.shift, batch)
+    assert misfit[0::2].ne(0).all()
+    assert misfit[1::2].eq(0).all()
+    assert likelihood.power_sum[1] > 0

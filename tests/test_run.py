@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def never_stopped(simulated, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(never_stopped, tmp_path_factory):
-    """Folder of runs that were killed, each named after the point."""
+    """Folder of runs that were killed, each named after the point; to be copied, not changed."""
     folder = tmp_path_factory.mktemp("killed")
     driver = Path(__file__).parent / "killed_run.py"
     command = [sys.executable, driver, never_stopped / "config.yaml", folder, *POINTS, "within-save:1"]
@@ -49,8 +50,8 @@ def killed(never_stopped, tmp_path_factory):
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_killed_run_ends_as_if_never_stopped(never_stopped, killed, point):
-    out = killed / point
+def test_a_killed_run_ends_as_if_never_stopped(never_stopped, killed, tmp_path, point):
+    out = shutil.copytree(killed / point, tmp_path / "run")
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     assert (state["epoch"], state["batches_done"]) == POINTS[point]
     assert not (out / "latents.npy").exists()
@@ -62,13 +63,28 @@ def test_a_killed_run_ends_as_if_never_stopped(never_stopped, killed, point):
     assert [start["resumed_at_epoch"] for start in starts] == [0, POINTS[point][0]]
 
 
-def test_metrics_after_the_checkpoint_are_computed_again_not_kept_twice(killed):
-    rows = [row["epoch"] for row in metrics_without_times(killed / f"before-save:{2 * (BATCHES + 1)}")]
-    assert rows in ([1, 2], [1, 2, 3])  # before and after it was continued by the test above
+def test_metrics_after_the_checkpoint_are_computed_again_not_kept_twice(killed, tmp_path):
+    """The metrics of epoch 2 were written, its checkpoint was not."""
+    out = shutil.copytree(killed / f"before-save:{2 * (BATCHES + 1)}", tmp_path / "run")
+    assert [row["epoch"] for row in metrics_without_times(out)] == [1, 2]
+    train(read_config(out / "config.yaml"), out)
+    assert [row["epoch"] for row in metrics_without_times(out)] == [1, 2, 3]
 
 
-def test_a_kill_before_the_first_checkpoint_leaves_a_folder_that_can_be_started_again(simulated, killed):
-    out = killed / "within-save:1"
+def test_half_a_checkpoint_is_swept_up_on_the_next_start(killed, tmp_path):
+    out = shutil.copytree(killed / "within-save:5", tmp_path / "run")
+    (leftover,) = out.glob(".checkpoint.*.pt")
+    assert 0 < leftover.stat().st_size < (out / "checkpoint.pt").stat().st_size
+    (out / "notes.txt").write_text("mine")
+    (out / ".notes.txt").write_text("mine")
+    train(read_config(out / "config.yaml"), out)
+    assert sorted(path.name for path in out.glob(".*")) == [".notes.txt"]
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_kill_before_the_first_checkpoint_leaves_a_folder_that_can_be_started_again(simulated, killed, tmp_path):
+    out = shutil.copytree(killed / "within-save:1", tmp_path / "run")
+    assert len(list(out.glob(".checkpoint.*.pt"))) == 1
     assert not (out / "checkpoint.pt").exists()
     with pytest.raises(InputError, match="no checkpoint yet"):
         FittedRun(out)
@@ -77,6 +93,36 @@ def test_a_kill_before_the_first_checkpoint_leaves_a_folder_that_can_be_started_
     other = run_settings(simulated, training={"epochs": 1, "batch_size": 24}, seed=3)
     train(parse_config(other, "test"), out)
     assert FittedRun(out).config.seed == 3
+    assert not list(out.glob(".*"))
+
+
+def test_a_kill_before_anything_was_recorded_leaves_a_folder_that_can_be_started_again(simulated, tmp_path):
+    """Only what the program itself leaves is swept up: a folder that holds no run belongs to somebody else."""
+    config = parse_config(run_settings(simulated, training={"epochs": 1, "batch_size": 24}), "test")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".particles.a1b2c3d4.npz").write_bytes(b"half")
+    (out / ".config.local.yaml").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        train(config, out)
+    assert folder_state(out)[".config.local.yaml"] == b"mine"
+    (out / ".config.local.yaml").unlink()
+    train(config, out)
+    assert not list(out.glob(".*"))
+
+
+def test_latents_that_are_older_than_the_checkpoint_are_not_read(copied):
+    """As a run leaves them that was finished, then continued from an earlier checkpoint put back."""
+    state = RunFolder(copied).load_checkpoint()
+    RunFolder(copied).save_checkpoint(state | {"epoch": 1})
+    with pytest.raises(InputError, match=r"training is not complete \(1 of 2 epochs\); run the same train command"):
+        FittedRun(copied)
+
+
+def test_latents_of_other_particles_are_not_read(copied):
+    RunFolder(copied).save_latents(RunFolder(copied).load_latents()[:40])
+    with pytest.raises(InputError, match=r"latents\.npy: has 40 rows for 48 particles"):
+        FittedRun(copied)
 
 
 def test_the_real_command_killed_from_outside_and_given_again(simulated, tmp_path):
@@ -136,7 +182,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(copied, finished, keep):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)] if isinstance(keep, float) else whole[:keep])
     before = folder_state(copied)
-    with pytest.raises(InputError, match="damaged or not a checkpoint; remove it to start over"):
+    with pytest.raises(InputError, match="damaged or not a checkpoint; remove the run folder to start over"):
         RunFolder(copied).load_checkpoint()
     with pytest.raises(InputError, match="damaged"):
         FittedRun(copied)
@@ -190,16 +236,23 @@ def test_provenance_tells_how_a_run_came_about(finished):
 
 
 def test_particles_are_recognised_by_content_and_rows(tmp_path):
-    run, source = RunFolder(tmp_path), tmp_path / "p.star"
+    run, source, further = RunFolder(tmp_path), tmp_path / "p.cs", tmp_path / "passthrough.cs"
     source.write_text("one")
+    further.write_text("two")
     rows = np.array([4, 2, 7])
-    run.record_particles(source, rows)
-    run.check_particles(source, rows)
+    run.record_particles([source, further], rows, 9)
+    run.check_particles([source, further], rows)
     np.testing.assert_array_equal(run.source_index(), rows)
+    assert run.source_count() == 9
+    for other in (rows[:2], rows[::-1]):
+        with pytest.raises(InputError, match="changed since"):
+            run.check_particles([source, further], other)
     with pytest.raises(InputError, match="changed since"):
-        run.check_particles(source, rows[:2])
-    with pytest.raises(InputError, match="changed since"):
-        run.check_particles(source, rows[::-1])
-    source.write_text("two")
-    with pytest.raises(InputError, match=r"p\.star: changed since the run"):
-        run.check_particles(source, rows)
+        run.check_particles([source], rows)
+    for path in (source, further):
+        before = path.read_text()
+        path.write_text("three")
+        with pytest.raises(InputError, match=r"p\.cs: changed since the run"):
+            run.check_particles([source, further], rows)
+        path.write_text(before)
+    run.check_particles([source, further], rows)

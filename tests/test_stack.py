@@ -100,6 +100,19 @@ def test_groups_of_different_boxes_keep_their_field_of_view(tmp_path):
     np.testing.assert_array_equal(stack.batch(np.array([1, 2])).optics_group, [1, 0])
 
 
+def test_pixel_sizes_of_some_rows_are_those_of_all(tmp_path):
+    stack = ParticleStack.open(two_groups(tmp_path), box=10)
+    for rows in (np.array([3, 0, 0, 2]), np.array([1]), np.array([], dtype=np.int64)):
+        np.testing.assert_array_equal(stack._pixel_sizes(rows), stack.pixel_size[rows])
+        np.testing.assert_array_equal(stack.batch(rows, images=False).pixel_size, np.float32(stack.pixel_size[rows]))
+
+
+@pytest.mark.parametrize("options", [{}, {"first": 2}, {"indices": np.array([4, 1])}])
+@pytest.mark.parametrize("name", ["p.star", "p.cs"])
+def test_a_subset_knows_how_many_particles_the_file_has(data, name, options):
+    assert ParticleStack.open(data / name, **options).source_count == 5
+
+
 def test_contrast_can_be_inverted(data):
     rows = np.arange(5)
     bright = ParticleStack.open(data / "p.star").images(rows)

@@ -73,6 +73,27 @@ def test_given_pixel_size_stands_in_and_scales_origins_in_pixels(star):
     np.testing.assert_allclose(table.shift, -2 * Facts().origin)
 
 
+def test_origins_are_rescaled_by_the_pixel_size_of_their_own_group(star):
+    blocks = Facts(count=4).star31()
+    blocks["optics"] = {name: values * 2 for name, values in blocks["optics"].items()}
+    blocks["optics"]["rlnOpticsGroup"] = ["7", "3"]
+    blocks["optics"]["rlnImagePixelSize"] = ["1.0", "2.0"]
+    blocks["particles"]["rlnOpticsGroup"] = ["3", "7", "7", "3"]
+    factor = np.array([[1.5], [3.0], [3.0], [1.5]])
+    np.testing.assert_allclose(read_star(star(blocks), pixel_size=3.0).shift, -factor * Facts(count=4).origin)
+    np.testing.assert_allclose(read_star(star(blocks)).shift, -Facts(count=4).origin)
+
+
+@pytest.mark.parametrize("stored", ["0", "-1.5"])
+def test_a_pixel_size_that_is_none_is_refused_without_being_divided_by(star, stored):
+    """Warnings are errors in these tests."""
+    blocks = Facts().star31()
+    blocks["optics"]["rlnImagePixelSize"] = [stored]
+    with pytest.raises(InputError, match=rf"rlnImagePixelSize is {stored}, expected"):
+        read_star(star(blocks))
+    np.testing.assert_allclose(read_star(star(blocks), pixel_size=PIXEL).shift, -Facts().origin)
+
+
 def test_without_angles_there_is_no_rotation(star):
     blocks = Facts().star31()
     for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnRandomSubset"):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import gemmi
 import mrcfile
@@ -8,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from cryomorph.config import parse_config, read_config
 from cryomorph.errors import InputError
+from cryomorph.geometry import matrix_to_relion
 from cryomorph.particles.star import read_star
 from cryomorph.simulate import SimulationSettings
 from cryomorph.structure.model import read_template
@@ -20,7 +22,7 @@ from cryomorph.workflows import (
     simulate_images,
     train,
 )
-from particle_files import Facts, write_star
+from particle_files import Facts, without, write_cs, write_star
 from small_runs import assert_same_run, folder_state, run_settings
 
 LEARNS = {
@@ -90,6 +92,15 @@ def test_latents_tell_the_two_conformations_apart(learned):
     assert ((nearest == 1) == second).all()
 
 
+def test_a_decoder_in_bfloat16_finds_it_as_well(simulated, learned, tmp_path):
+    config = read_config(learned / "config.yaml")
+    hardware = config.hardware.model_copy(update={"precision": "bf16-mixed"})
+    train(config.model_copy(update={"hardware": hardware}), tmp_path / "run")
+    exact, rounded = (evaluate(run, simulated / "truth.npz") for run in (learned, tmp_path / "run"))
+    assert rounded.rmsd_mean != exact.rmsd_mean
+    assert rounded.rmsd_mean == pytest.approx(exact.rmsd_mean, rel=0.1)
+
+
 def test_the_same_run_twice_gives_the_same_bits(simulated, finished, tmp_path):
     train(parse_config(run_settings(simulated), "test"), tmp_path / "run")
     assert_same_run(finished, tmp_path / "run")
@@ -149,11 +160,81 @@ def test_particles_that_changed_are_refused(simulated, tmp_path):
     assert not (tmp_path / "out.star").exists()
 
 
+def test_a_passthrough_that_changed_is_refused(simulated, tmp_path):
+    """The poses are in the one file, the CTF in the other."""
+    table = read_star(simulated / "particles.star")
+    (tmp_path / "particles.mrcs").write_bytes((simulated / "particles.mrcs").read_bytes())
+    facts = Facts(count=48, box=24, name="particles.mrcs")
+    facts.angles, facts.origin = np.stack(matrix_to_relion(table.rotation), axis=1), -table.shift
+    facts.defocus_u, facts.defocus_v = table.defocus_u, table.defocus_v
+    facts.angle, facts.phase = np.rad2deg(table.astigmatism_angle), np.rad2deg(table.phase_shift)
+    whole = facts.cs()
+    whole["blob/psize_A"] = 2.5
+    poses = [name for name in whole.dtype.names if name.startswith("alignments3D")]
+    further = without(whole, *poses)
+    write_cs(tmp_path / "particles.cs", without(whole, *(n for n in whole.dtype.names if n not in ("uid", *poses))))
+    write_cs(tmp_path / "passthrough.cs", further)
+    settings = run_settings(simulated, training={"epochs": 1, "batch_size": 24})
+    settings["particles"] = {
+        "path": str(tmp_path / "particles.cs"),
+        "passthrough": str(tmp_path / "passthrough.cs"),
+    }
+    config = parse_config(settings, "test")
+    run = train(config, tmp_path / "run").path
+    train(config, run, resume=True)
+    further["ctf/df1_A"] += 100
+    write_cs(tmp_path / "passthrough.cs", further)
+    before = folder_state(run)
+    with pytest.raises(InputError, match=r"particles\.cs: changed since the run"):
+        train(config, run)
+    with pytest.raises(InputError, match=r"particles\.cs: changed since the run"):
+        export_particles(run, tmp_path / "out.cs")
+    assert folder_state(run) == before
+    assert not (tmp_path / "out.cs").exists()
+
+
+def test_a_truth_of_another_number_of_images_is_refused(simulated, tmp_path):
+    """A run of the first 12 particles refers to rows that any truth of at least 12 images has."""
+    settings = run_settings(simulated, training={"epochs": 1, "batch_size": 12})
+    settings["particles"]["first"] = 12
+    run = train(parse_config(settings, "test"), tmp_path / "run").path
+    with np.load(simulated / "truth.npz") as truth:
+        coordinates, conformation = truth["coordinates"], truth["conformation"]
+    for count in (12, 47, 49):
+        other = tmp_path / f"{count}.npz"
+        np.savez(other, coordinates=coordinates, conformation=np.resize(conformation, count))
+        with pytest.raises(InputError, match=rf"{count}\.npz: knows {count} images, .*particles\.star has 48"):
+            evaluate(run, other)
+    assert not (run / "evaluation.json").exists()
+    assert evaluate(run, simulated / "truth.npz").images == 12
+
+
 def test_a_folder_of_something_else_is_left_alone(simulated, tmp_path):
     (tmp_path / "thesis.tex").write_text("do not touch")
     with pytest.raises(InputError, match="is not empty and holds no run; choose another --out"):
         train(parse_config(run_settings(simulated), "test"), tmp_path)
     assert folder_state(tmp_path) == {"thesis.tex": b"do not touch"}
+
+
+def test_a_folder_with_a_configuration_of_somebody_s_own_is_left_alone(simulated, tmp_path):
+    """`config.yaml` is a common name, and may be the very file that was given with --config."""
+    config = parse_config(run_settings(simulated), "test")
+    config.write(tmp_path / "config.yaml")
+    before = folder_state(tmp_path)
+    with pytest.raises(InputError, match="is not empty and holds no run; choose another --out"):
+        train(config, tmp_path)
+    assert folder_state(tmp_path) == before
+    with pytest.raises(InputError, match=r"no run there \(no particles\.npz\)"):
+        FittedRun(tmp_path)
+
+
+def test_a_finished_run_whose_checkpoint_is_gone_is_left_alone(simulated, copied):
+    (copied / "checkpoint.pt").unlink()
+    before = folder_state(copied)
+    for changes in ({}, {"seed": 1}):
+        with pytest.raises(InputError, match="holds a finished run without its checkpoint; choose another --out"):
+            train(parse_config(run_settings(simulated, **changes), "test"), copied)
+    assert folder_state(copied) == before
 
 
 def test_a_file_in_place_of_the_folder_is_an_input_error(simulated, tmp_path):
@@ -242,6 +323,47 @@ def test_exports_that_cannot_be_are_refused_and_write_nothing(finished, tmp_path
     assert not any(out.iterdir())
 
 
+@pytest.fixture
+def own(simulated, finished, tmp_path):
+    """A finished run on a copy of `simulated`, both in one folder."""
+    for name in ("particles.star", "particles.mrcs", "template.cif"):
+        (tmp_path / name).write_bytes((simulated / name).read_bytes())
+    (tmp_path / "run").mkdir()
+    for name, content in folder_state(finished).items():
+        (tmp_path / "run" / name).write_bytes(content)
+    parse_config(run_settings(tmp_path), "test").write(tmp_path / "run" / "config.yaml")
+    return tmp_path
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_export_never_replaces_the_run_or_its_input(own, monkeypatch, overwrite):
+    monkeypatch.chdir(own)
+    run = own / "run"
+    (run / "alias.cif").symlink_to(own / "template.cif")
+    before = folder_state(own)
+    message = "belongs to the run or is its input; choose another name"
+    for path in (own / "particles.star", Path("particles.star"), run / ".." / "particles.star"):
+        with pytest.raises(InputError, match=message):
+            export_particles(run, path, overwrite=overwrite)
+    for path in (run / "template.cif", own / "template.cif", Path("template.cif"), run / "alias.cif"):
+        with pytest.raises(InputError, match=message):
+            export_conformations(run, path, overwrite=overwrite)
+    assert folder_state(own) == before
+
+
+def test_an_export_replaces_a_file_only_if_told_to(own):
+    run, star, movie = own / "run", own / "out.star", own / "out.cif"
+    star.write_text("mine")
+    movie.write_text("mine")
+    with pytest.raises(InputError, match=r"out\.star: exists already; choose another name, or give --overwrite"):
+        export_particles(run, star, every=20)
+    with pytest.raises(InputError, match=r"out\.cif: exists already; choose another name, or give --overwrite"):
+        export_conformations(run, movie, every=20)
+    assert star.read_text() == movie.read_text() == "mine"
+    assert export_particles(run, star, every=20, overwrite=True) == len(read_star(star)) == 3
+    assert export_conformations(run, movie, every=20, overwrite=True) == len(gemmi.read_structure(str(movie))) == 3
+
+
 def test_a_fitted_run_decodes_in_any_order_and_number(finished):
     fitted = FittedRun(finished)
     together = np.concatenate([x for _, x in fitted.decode(np.arange(48))])
@@ -260,6 +382,33 @@ def test_simulated_template_is_docked_on_the_mean_conformation(simulated):
     rotation, _ = Rotation.align_vectors(mean - mean.mean(0), template - template.mean(0))
     assert np.rad2deg(rotation.magnitude()) < 0.1
     np.testing.assert_allclose(template.mean(0), mean.mean(0), atol=1e-2)
+
+
+@pytest.fixture
+def small_simulation():
+    return SimulationSettings(images_per_conformation=2, box=24, pixel_size=2.5, dose=None)
+
+
+def test_a_template_with_other_residues_is_refused_before_any_image_is_made(simulated, tmp_path, small_simulation):
+    structure = gemmi.read_structure(str(simulated / "straight.pdb"))
+    del structure[0]["A"][20:]
+    structure.write_pdb(str(tmp_path / "short.pdb"))
+    out, ensemble = tmp_path / "new", simulated / "ensemble.pdb"
+    with pytest.raises(InputError, match="the template has 20 residues and the conformations have 24"):
+        simulate_images(ensemble, out, small_simulation, template=tmp_path / "short.pdb")
+    assert not out.exists()
+
+
+def test_a_template_that_is_there_is_not_replaced_by_a_docked_one(simulated, tmp_path, small_simulation):
+    ensemble, straight = simulated / "ensemble.pdb", simulated / "straight.pdb"
+    (tmp_path / "template.cif").write_text("mine")
+    with pytest.raises(InputError, match=r"template\.cif: exists already; choose another --out"):
+        simulate_images(ensemble, tmp_path, small_simulation, template=straight)
+    assert folder_state(tmp_path) == {"template.cif": b"mine"}
+    simulate_images(ensemble, tmp_path, small_simulation)  # asks for no template
+    assert (tmp_path / "template.cif").read_text() == "mine"
+    simulate_images(ensemble, tmp_path, small_simulation, template=straight, overwrite=True)
+    assert len(read_template(tmp_path / "template.cif")) == 24
 
 
 def test_rotations_are_taken_from_particle_and_truth_files(simulated, tmp_path):

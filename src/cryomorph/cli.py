@@ -1,5 +1,6 @@
 """The `cryomorph` command: parses, calls, prints."""
 
+import errno
 import os
 import pkgutil
 import sys
@@ -19,6 +20,9 @@ from cryomorph.errors import InputError
 
 if TYPE_CHECKING:
     from cryomorph.evaluation import Evaluation
+
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
+"""What a process says when another one of the same run is gone."""
 
 app = typer.Typer(
     name="cryomorph",
@@ -182,6 +186,7 @@ def export(
     particles: Annotated[Path | None, _option("The particles as .star or .cs, every original column kept.")] = None,
     indices: IndicesFile = None,
     every: Annotated[int, typer.Option(help="Only every N-th particle.", min=1)] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Write conformations, or the particles of a selection, in formats that other programs open."""
     from cryomorph.config import read_indices
@@ -192,10 +197,12 @@ def export(
         raise InputError("nothing to export: give --conformations OUT.cif or --particles OUT.star")
     rows = None if indices is None else read_indices(indices)
     if conformations is not None:
-        count = export_conformations(run, conformations, indices=rows, every=every, progress=ProgressBar())
+        count = export_conformations(
+            run, conformations, indices=rows, every=every, overwrite=overwrite, progress=ProgressBar()
+        )
         say(f"{conformations}: {count:,} conformations")
     if particles is not None:
-        count = export_particles(run, particles, indices=rows, every=every)
+        count = export_particles(run, particles, indices=rows, every=every, overwrite=overwrite)
         say(f"{particles}: {count:,} particles")
 
 
@@ -327,18 +334,35 @@ def _choose(settings: dict[str, Any], seam: str, kind: str) -> None:
 
 
 def main() -> None:
-    """Run the command; bad input ends with one line and exit code 2."""
+    """Run the command; what a user can mend ends with one line and exit code 2."""
     from cryomorph.console import errors, show_messages
 
     # Processes that Fabric starts for further devices run this command too; the first one speaks for all.
-    show_messages(quiet=int(os.environ.get("LOCAL_RANK", "0")) > 0)
+    process = int(os.environ.get("LOCAL_RANK", "0"))
+    show_messages(quiet=process > 0)
     try:
         app()
-    except InputError as error:
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # Typer's answer to Ctrl-C
             errors.print("stopped; run the same command again to continue", style="yellow")
         raise
+    except Exception as error:
+        message = _plain(error)
+        if message is None:
+            raise
+        who = f"process {process}: " if process else ""
+        errors.print(f"error: {who}{message}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _plain(error: Exception) -> str | None:
+    """Say in a line what a user can do about an error; None for an error in the program."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        return f"{error.filename or 'output'}: {error.strerror}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU's memory is full; lower --batch or --box"
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER):
+        return "another process of this run stopped; see its own message"
+    return None

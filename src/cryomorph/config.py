@@ -18,6 +18,7 @@ from cryomorph.components import Settings, discover
 from cryomorph.conformations.base import ConformationModel
 from cryomorph.errors import InputError
 from cryomorph.files import write_text
+from cryomorph.hardware import HardwareSettings
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import Likelihood
 from cryomorph.particles.stack import ParticleStack
@@ -27,7 +28,7 @@ from cryomorph.reconstruction import Reconstruction
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.frame import place_template
 from cryomorph.structure.model import Template, read_template
-from cryomorph.training import HardwareSettings, TrainingSettings
+from cryomorph.training import TrainingSettings
 
 SEAMS: dict[str, tuple[ModuleType, type[Any]]] = {
     "decoder": (cryomorph.conformations, ConformationModel),
@@ -79,6 +80,10 @@ class ParticlesConfig(Settings):
     indices: Path | None = Field(None, description="rows to use, from 0: .npy, or text with one number a line")
     pixel_size: float | None = Field(None, gt=0, description="Å; overrides the file's")
     invert: bool = Field(False, description="flip the contrast, for images with dark protein")
+
+    def files(self) -> list[Path]:
+        """Return the files that describe the particles."""
+        return [path for path in (self.path, self.passthrough) if path is not None]
 
 
 class TemplateConfig(Settings):
@@ -172,7 +177,8 @@ def parse_settings(settings: type[S], data: Mapping[str, Any], source: str) -> S
         return settings.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        parts = (str(part) for part in first["loc"])
+        field = ".".join(part if part.isprintable() else repr(part) for part in parts) or "settings"
         message = first["msg"].removeprefix("Value error, ").splitlines()[0]
         if first["type"] == "extra_forbidden":
             message = "there is no such setting; see --help and docs/tutorial.md for those there are"

@@ -69,7 +69,7 @@ def demo(out: Path, *, progress: Progress | None = None) -> DemoResult:
         Told of every step.
     """
     data = out / "data"
-    if not (data / "particles.star").is_file():
+    if not (data / "template.cif").is_file():  # written last
         logger.info("simulating images of 102 conformations of adenylate kinase, closed to open")
         simulate_images(
             demo_data(TRAJECTORY),
@@ -77,6 +77,7 @@ def demo(out: Path, *, progress: Progress | None = None) -> DemoResult:
             SIMULATION,
             topology=demo_data(TOPOLOGY),
             template=demo_data(MODEL),
+            overwrite=True,
             progress=progress,
         )
     config = parse_config(
@@ -90,7 +91,8 @@ def demo(out: Path, *, progress: Progress | None = None) -> DemoResult:
     run = train(config.resolved(), out / "run", progress=progress)
     evaluation = evaluate(run.path, data / "truth.npz", progress=progress)
     movie, script = out / "conformations.cif", out / "conformations.cxc"
-    export_conformations(run.path, movie, every=SIMULATION.images_per_conformation, progress=progress)
+    every = SIMULATION.images_per_conformation
+    export_conformations(run.path, movie, every=every, overwrite=True, progress=progress)
     write_text(script, _chimerax(movie.name))
     return DemoResult(evaluation, movie, script, run.path)
 

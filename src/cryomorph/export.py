@@ -1,6 +1,7 @@
 """Writing what was found in the formats that other programs open."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -51,4 +52,5 @@ def write_conformations(
         Conformations in all.
     """
     models = (coordinates.astype(np.float64) for _, batch in decoded for coordinates in batch)
-    write_models(path, template, track(models, progress or Silent(), f"writing {path.name}", count, "models"), count)
+    with closing(track(models, progress or Silent(), f"writing {path.name}", count, "models")) as tracked:
+        write_models(path, template, tracked, count)

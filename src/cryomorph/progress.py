@@ -1,6 +1,6 @@
 """Progress as a seam: the library reports, the command line draws."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -32,10 +32,14 @@ class Silent:
         """Ignore."""
 
 
-def track(items: Iterable[T], progress: Progress, description: str, total: int, unit: str = "items") -> Iterator[T]:
-    """Iterate over `items`, reporting one unit of progress for each."""
+def track(
+    items: Iterable[T], progress: Progress, description: str, total: int, unit: str = "items"
+) -> Generator[T, None, None]:
+    """Iterate over `items`, reporting one unit of progress for each; whoever may stop early closes it."""
     progress.start(description, total, unit)
-    for item in items:
-        yield item
-        progress.advance()
-    progress.finish()
+    try:
+        for item in items:
+            yield item
+            progress.advance()
+    finally:
+        progress.finish()

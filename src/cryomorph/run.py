@@ -27,7 +27,7 @@ class RunFolder:
     ======================  =================================================================
     `config.yaml`           the resolved configuration
     `provenance.json`       versions, seed, command line, time; one entry for each start
-    `particles.npz`         row of each particle in the original file, and the file's digest
+    `particles.npz`         row of each particle in the original file, and the files' digests
     `template.cif`          the template, all atoms, in the map frame
     `metrics.jsonl`         one line an epoch
     `checkpoint.pt`         everything needed to go on
@@ -73,18 +73,18 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     def exists(self) -> bool:
-        """Tell whether a run was started here."""
-        return self.config.is_file()
+        """Tell whether a run was started here: by the file that nothing else would write."""
+        return self.particles.is_file()
 
     def require(self) -> None:
         """Raise InputError if no run was started here."""
         if not self.exists():
-            raise InputError(f"{self.path}: no run there (no config.yaml); give the folder that train wrote")
+            raise InputError(f"{self.path}: no run there (no particles.npz); give the folder that train wrote")
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint atomically."""
-        with atomic_path(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+        with atomic_path(self.checkpoint) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Return the newest checkpoint.
@@ -101,7 +101,9 @@ class RunFolder:
             if not {"epoch", "reconstruction", "latents", "optimizer"} <= state.keys():
                 raise ValueError("made by something else")
         except Exception as error:  # torch raises many kinds
-            raise InputError(f"{self.checkpoint}: damaged or not a checkpoint; remove it to start over") from error
+            raise InputError(
+                f"{self.checkpoint}: damaged or not a checkpoint; remove the run folder to start over"
+            ) from error
         return state
 
     def append_metrics(self, row: dict[str, float]) -> None:
@@ -144,20 +146,43 @@ class RunFolder:
         )
         write_text(path, json.dumps(entries, indent=1) + "\n")
 
-    def record_particles(self, source: Path, source_index: NDArray[np.int64]) -> None:
-        """Remember which particles the rows of the latents belong to."""
-        with atomic_path(self.particles) as temporary:
-            np.savez(temporary, source_index=source_index, digest=np.array(_digest(source)))
+    def record_particles(self, sources: list[Path], source_index: NDArray[np.int64], source_count: int) -> None:
+        """Remember which particles the rows of the latents belong to.
 
-    def check_particles(self, source: Path, source_index: NDArray[np.int64]) -> None:
+        Parameters
+        ----------
+        sources
+            The files that describe them.
+        source_index
+            Row of each in the (first) file, shape (m,).
+        source_count
+            How many that file has in all.
+        """
+        with atomic_path(self.particles) as temporary:
+            digests = np.array([_digest(source) for source in sources])
+            np.savez(temporary, source_index=source_index, source_count=np.array(source_count), digests=digests)
+
+    def check_particles(self, sources: list[Path], source_index: NDArray[np.int64]) -> None:
         """Raise InputError unless these are the particles that the run was started with."""
-        record = read_arrays(self.particles, "digest", "source_index")
-        if str(record["digest"]) != _digest(source) or not np.array_equal(record["source_index"], source_index):
-            raise InputError(f"{source}: changed since the run in {self.path} was started; use another --out")
+        record = read_arrays(self.particles, "digests", "source_index")
+        same = record["digests"].tolist() == [_digest(source) for source in sources]
+        if not same or not np.array_equal(record["source_index"], source_index):
+            raise InputError(f"{sources[0]}: changed since the run in {self.path} was started; use another --out")
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written; before a run is recorded, that is only the record."""
+        written = (self.config, self.template, self.metrics, self.checkpoint, self.latents) if self.exists() else ()
+        for path in (self.particles, *written):
+            for leftover in self.path.glob(f".{path.stem}.*{path.suffix}"):
+                leftover.unlink()
 
     def source_index(self) -> NDArray[np.int64]:
         """Return the row of each particle in the original file."""
         return read_arrays(self.particles, "source_index")["source_index"].astype(np.int64)
+
+    def source_count(self) -> int:
+        """Return how many particles the original file has."""
+        return int(read_arrays(self.particles, "source_count")["source_count"])
 
     def load_latents(self) -> NDArray[np.float32]:
         """Return the latent coordinates (particles, d).

@@ -4,12 +4,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from pydantic import Field
 from torch import Tensor
 
@@ -27,6 +26,8 @@ logger = logging.getLogger(__name__)
 TERMS = ("misfit", "geometry", "latents")
 GAIN_IMAGES = 2048
 """Images from which the first gain is estimated: its relative error is then well below a percent."""
+GAIN_IMAGES_OF_GROUP = 128
+"""At least so many of each optics group, if it has them."""
 LOOK_EVERY = 10
 """Batches between looks at the running sums."""
 
@@ -41,39 +42,6 @@ class TrainingSettings(Settings):
     warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the learning rates rise from zero")
     final_learning_rate: float = Field(0.01, ge=0, le=1, description="share of the learning rates left at the end")
     checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint at least so often, besides every epoch's")
-
-
-class HardwareSettings(Settings):
-    """Where to compute; no bearing on what is computed."""
-
-    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
-    devices: int = Field(1, ge=1, description="GPUs, or processes on a CPU")
-    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
-        "auto", description="of the decoder; auto: bf16-mixed on a GPU that has it, else 32-true"
-    )
-
-
-def make_fabric(hardware: HardwareSettings) -> Fabric:
-    """Return Lightning Fabric for the hardware asked for, not launched yet.
-
-    Raises
-    ------
-    InputError
-        If a GPU is asked for where there is none.
-    """
-    gpu = torch.cuda.is_available()
-    if hardware.accelerator == "cuda" and not gpu:
-        raise InputError("--accelerator cuda: PyTorch finds no GPU here; use --accelerator cpu or auto")
-    on_gpu = gpu and hardware.accelerator != "cpu"
-    precision = hardware.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-    # Buffers are sums over one process's images: each process keeps its own. Weights start alike, from the same seed.
-    several = hardware.devices > 1
-    strategy = DDPStrategy(init_sync=False, forward_sync_buffers=False, start_method="popen") if several else "auto"
-    return Fabric(
-        accelerator="cuda" if on_gpu else "cpu", devices=hardware.devices, strategy=strategy, precision=precision
-    )
 
 
 def learning_rate_factor(epoch: float, settings: TrainingSettings) -> float:
@@ -110,6 +78,8 @@ class Trainer:
         Of the optimisation.
     latent_prior
         Strength of the latents' prior against the misfit.
+    mixed
+        Compute the decoder in bfloat16.
     seed
         Determines the order of the images.
     """
@@ -123,6 +93,7 @@ class Trainer:
         settings: TrainingSettings,
         *,
         latent_prior: float,
+        mixed: bool = False,
         seed: int,
     ) -> None:
         self.fabric = fabric
@@ -131,6 +102,7 @@ class Trainer:
         self.stack = stack
         self.settings = settings
         self.latent_prior = latent_prior
+        self.mixed = mixed
         self.seed = seed
         optimizer = torch.optim.Adam(reconstruction.parameters(), lr=settings.learning_rate)
         self.forward, self.optimizer = fabric.setup(reconstruction, optimizer)
@@ -149,7 +121,7 @@ class Trainer:
         InputError
             If the images anticorrelate with the template: protein is dark in them.
         """
-        rows = np.unique(np.linspace(0, len(self.stack) - 1, min(GAIN_IMAGES, len(self.stack))).astype(np.int64))
+        rows = self._sample_of_groups()
         mine = rows[self.fabric.global_rank :: self.fabric.world_size]
         likelihood = self.reconstruction.likelihood
         with torch.no_grad():
@@ -160,12 +132,15 @@ class Trainer:
                 pose = self.reconstruction.poses(batch, beads, likelihood)
                 likelihood(beads, pose.rotation[:, 0], pose.shift[:, 0], batch)
         self._sum_over_processes(likelihood.cross_sum, likelihood.power_sum)
+        scores = likelihood.cross_sum / likelihood.power_sum.clamp(min=1e-30).sqrt()
         score = float(likelihood.cross_sum.sum() / likelihood.power_sum.sum().sqrt())
         logger.info("template against %d images: correlation %.1f times its noise", len(rows), score)
-        if score < -5:
+        worst = int(scores.argmin())
+        if scores[worst] < -5:
+            where = f", optics group {worst + 1}" if len(scores) > 1 else ""
             raise InputError(
-                f"{self.stack.table.source}: the images anticorrelate with the template ({score:.0f} times the noise): "
-                "if protein is dark in them, change --invert; else check that the template is docked into the map"
+                f"{self.stack.table.source}{where}: the images anticorrelate with the template ({scores[worst]:.0f} "
+                "times the noise): if protein is dark in them, change --invert; else check that the template is docked"
             )
         if score < 5:
             logger.warning(
@@ -174,7 +149,15 @@ class Trainer:
                 score,
             )
         likelihood.update_gain()
-        likelihood.gain.clamp_(min=1e-12)
+
+    def _sample_of_groups(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Rows from which the first gain is estimated, spread evenly over each optics group."""
+        groups = self.stack.table.optics_group
+        numbers = np.unique(groups)
+        most = max(GAIN_IMAGES // len(numbers), GAIN_IMAGES_OF_GROUP)
+        members = (np.flatnonzero(groups == number) for number in numbers)
+        picked = [rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)] for rows in members]
+        return np.sort(np.concatenate(picked))
 
     def fit(
         self,
@@ -200,16 +183,18 @@ class Trainer:
             started = time.monotonic()
             batches = self._batches()
             if self.batches_done == 0:
-                self._seed_epoch()
+                self._seed()
             fresh = batches[self.batches_done :]
             progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", sum(map(len, fresh)))
-            for batch in prefetch(self.stack, fresh):
-                self._step(batch.to(self.fabric.device), len(batches))
-                progress.advance(len(batch), self._note())
-                if self._first_process_says(time.monotonic() - saved > 60 * self.settings.checkpoint_minutes):
-                    on_checkpoint(self.state())
-                    saved = time.monotonic()
-            progress.finish()
+            try:
+                for batch in prefetch(self.stack, fresh):
+                    self._step(batch.to(self.fabric.device), len(batches))
+                    progress.advance(len(batch), self._note())
+                    if self._time_to_save(saved):
+                        on_checkpoint(self.state())
+                        saved = time.monotonic()
+            finally:
+                progress.finish()
             metrics = self._end_of_epoch()
             seconds = time.monotonic() - started
             rate = sum(map(len, fresh)) * self.fabric.world_size / seconds
@@ -218,7 +203,14 @@ class Trainer:
             saved = time.monotonic()
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the rest of the training depends on, the same in all processes."""
+        """Return everything that the rest of the training depends on, the same in all processes.
+
+        Raises
+        ------
+        InputError
+            If a weight or a latent is not finite: a good checkpoint is not replaced by a bad one.
+        """
+        self._check_finite(*self.reconstruction.parameters(), *self.latents.parameters())
         likelihood = self.reconstruction.likelihood
         cross, power, sums = likelihood.cross_sum.clone(), likelihood.power_sum.clone(), self.sums.clone()
         self._sum_over_processes(cross, power, sums)
@@ -255,10 +247,11 @@ class Trainer:
             self.sums.zero_()
             self.reconstruction.likelihood.cross_sum.zero_()
             self.reconstruction.likelihood.power_sum.zero_()
+            self._seed()  # the random state is the first process's
 
-    def _seed_epoch(self) -> None:
-        """Give each process random numbers of its own, which depend on nothing before this epoch."""
-        entropy = np.random.SeedSequence([self.seed, self.epoch, self.fabric.global_rank])
+    def _seed(self) -> None:
+        """Give each process random numbers of its own, which depend on nothing but where training stands."""
+        entropy = np.random.SeedSequence([self.seed, self.epoch, self.batches_done, self.fabric.global_rank])
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
 
     def _batches(self) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
@@ -277,7 +270,8 @@ class Trainer:
         _set_learning_rate(self.latent_optimizer, self.settings.latent_learning_rate * factor)
         self.optimizer.zero_grad()
         self.latent_optimizer.zero_grad()
-        terms = self.forward(self.latents(batch), batch)
+        with torch.autocast(self.fabric.device.type, dtype=torch.bfloat16, enabled=self.mixed):
+            terms = self.forward(self.latents(batch), batch)
         terms["latents"] = self.latent_prior * self.latents.cost(batch)
         objective: Tensor = sum(terms[name] for name in TERMS)
         self.fabric.backward(objective.mean())
@@ -294,8 +288,8 @@ class Trainer:
             self._remark = f"{-float(self.sums[0] / self.sums[-1]):.2f} nats/image"
         return self._remark
 
-    def _check_finite(self) -> None:
-        if not torch.isfinite(self.sums).all():
+    def _check_finite(self, *tensors: Tensor) -> None:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (self.sums, *tensors)):
             raise InputError(
                 f"the objective is not finite in epoch {self.epoch + 1}: lower the learning rates, or check the images"
             )
@@ -325,9 +319,12 @@ class Trainer:
                 assert isinstance(total, Tensor)
                 tensor.copy_(total)
 
-    def _first_process_says(self, decision: bool) -> bool:
-        """Return the decision of the first process in all of them: a checkpoint is a common effort."""
-        return bool(self.fabric.broadcast(decision)) if self.fabric.world_size > 1 else decision
+    def _time_to_save(self, saved: float) -> bool:
+        """Tell whether the last checkpoint is long ago; the first process decides, since saving is a common effort."""
+        due = time.monotonic() - saved > 60 * self.settings.checkpoint_minutes
+        if self.fabric.world_size == 1:
+            return due
+        return self.batches_done % LOOK_EVERY == 0 and bool(self.fabric.broadcast(due))
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,16 @@ from cryomorph.errors import InputError
 from cryomorph.evaluation import Evaluation, per_image_rmsd, read_truth, summarise
 from cryomorph.export import select_rows, write_conformations
 from cryomorph.files import read_arrays, write_text
+from cryomorph.hardware import make_fabric, mixed_precision
 from cryomorph.latents.base import Latents
 from cryomorph.particles.stack import ParticleStack, read_table
 from cryomorph.progress import Progress, Silent, track
 from cryomorph.run import RunFolder
-from cryomorph.simulate import SimulationSettings, dock, simulate
+from cryomorph.simulate import SimulationSettings, dock, map_frame, simulate
 from cryomorph.structure.model import Template, read_template
 from cryomorph.structure.trajectory import read_ensemble
 from cryomorph.structure.write import write_template
-from cryomorph.training import Trainer, make_fabric
+from cryomorph.training import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         If the input is at fault, or the folder holds another run.
     """
     run = RunFolder(out)
-    continues = _continues(run, config, resume)
+    _continues(run, config, resume)
     stack = open_particles(config.particles)
     if not stack.has_poses and getattr(config.poses, "kind", "") == "known":
         raise InputError(f"{config.particles.path}: has no poses; run a consensus refinement first")
@@ -75,8 +77,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     fabric = make_fabric(config.hardware)
     fabric.launch()
     first_process = fabric.global_rank == 0
+    continues = fabric.broadcast(_continues(run, config, resume) if first_process else None)
     if continues:
-        run.check_particles(config.particles.path, stack.source_index)
+        run.check_particles(config.particles.files(), stack.source_index)
     elif first_process:
         _open_run(run, config, template, stack)
     fabric.barrier()
@@ -89,7 +92,14 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     reconstruction = build_reconstruction(config, template, groups)
     latents = build_latents(config, reconstruction.conformations.latent_dim, len(stack))
     trainer = Trainer(
-        fabric, reconstruction, latents, stack, config.training, latent_prior=config.latent_prior, seed=config.seed
+        fabric,
+        reconstruction,
+        latents,
+        stack,
+        config.training,
+        latent_prior=config.latent_prior,
+        mixed=mixed_precision(config.hardware, fabric.device),
+        seed=config.seed,
     )
     if continues:
         trainer.load_state(run.load_checkpoint())
@@ -118,6 +128,7 @@ def simulate_images(
     topology: Path | None = None,
     template: Path | None = None,
     poses: Path | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Simulate images with known truth; returns the star file.
@@ -133,17 +144,24 @@ def simulate_images(
     topology
         PDB, mmCIF or PSF that names the atoms of a trajectory.
     template
-        Model to dock on the mean of the conformations, written as `template.cif`.
+        Model to dock on the mean of the conformations, written as `template.cif` when all else is there.
     poses
         Particle file (`.star`, `.cs`) or truth file (`.npz`) that gives the rotations.
+    overwrite
+        Replace an earlier simulation.
     """
+    docked = out / "template.cif"
+    if template is not None and docked.exists() and not overwrite:
+        raise InputError(f"{docked}: exists already; choose another --out")
     ensemble = read_ensemble(conformations, topology)
-    model = None if template is None else read_template(template)
     rotations = None if poses is None else read_rotations(poses)
-    star = simulate(ensemble, settings, out, rotations=rotations, progress=progress)
+    model = None
+    if template is not None:
+        placed = map_frame(ensemble, align=settings.align)
+        model = dock(read_template(template), placed.residue_coordinates)
+    star = simulate(ensemble, settings, out, rotations=rotations, overwrite=overwrite, progress=progress)
     if model is not None:
-        with np.load(out / "truth.npz", allow_pickle=False) as truth:
-            write_template(out / "template.cif", dock(model, truth["coordinates"]))
+        write_template(docked, model)
     return star
 
 
@@ -177,12 +195,14 @@ class FittedRun:
         reconstruction.load_state_dict(state["reconstruction"])
         self.model: ConformationModel = reconstruction.conformations.eval()
         self.epochs_done = int(state["epoch"])
-        if not self.run.latents.is_file():
+        if not self.run.latents.is_file() or self.epochs_done < self.config.training.epochs:
             raise InputError(
                 f"{folder}: training is not complete ({self.epochs_done} of {self.config.training.epochs} epochs); "
                 "run the same train command again to finish it"
             )
         self.latents = self.run.load_latents()
+        if len(self.latents) != len(self.source_index):
+            raise InputError(f"{self.run.latents}: has {len(self.latents)} rows for {len(self.source_index)} particles")
 
     def decode(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
         """Yield (rows, coordinates (b, n, 3) in Å) in batches."""
@@ -201,10 +221,16 @@ def evaluate(folder: Path, truth_file: Path, *, progress: Progress | None = None
     """
     fitted = FittedRun(folder)
     truth = read_truth(truth_file)
+    if len(truth.conformation) != fitted.run.source_count():
+        raise InputError(
+            f"{truth_file}: knows {len(truth.conformation)} images, {fitted.config.particles.path} has "
+            f"{fitted.run.source_count()}: it belongs to other particles"
+        )
     rows = np.arange(len(fitted.source_index))
     batches = -(-len(rows) // DECODE_BATCH)
-    decoded = track(fitted.decode(rows), progress or Silent(), "comparing with the truth", batches, "batches")
-    errors = per_image_rmsd(decoded, truth, fitted.source_index)
+    tracked = track(fitted.decode(rows), progress or Silent(), "comparing with the truth", batches, "batches")
+    with closing(tracked) as decoded:
+        errors = per_image_rmsd(decoded, truth, fitted.source_index)
     result = summarise(errors, fitted.template.coordinates, truth, fitted.source_index)
     write_text(fitted.run.evaluation, json.dumps(result.as_dict(), indent=1) + "\n")
     return result
@@ -216,6 +242,7 @@ def export_conformations(
     *,
     indices: NDArray[np.int64] | None = None,
     every: int = 1,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> int:
     """Write conformations of particles as models of one `.cif`, `.pdb` or `.dcd` file; returns how many.
@@ -228,19 +255,30 @@ def export_conformations(
         File to write.
     indices
         Rows of the run, from 0; default all, or every `every`-th.
+    overwrite
+        Replace an existing file.
     """
     fitted = FittedRun(folder)
+    _refuse_overwriting(path, fitted.config, fitted.run, overwrite)
     rows = select_rows(len(fitted.source_index), indices, every)
     write_conformations(path, fitted.template, fitted.decode(rows), len(rows), progress)
     return len(rows)
 
 
-def export_particles(folder: Path, path: Path, *, indices: NDArray[np.int64] | None = None, every: int = 1) -> int:
+def export_particles(
+    folder: Path,
+    path: Path,
+    *,
+    indices: NDArray[np.int64] | None = None,
+    every: int = 1,
+    overwrite: bool = False,
+) -> int:
     """Write a selection of the run's particles with every original column, to go on with; returns how many."""
     fitted = FittedRun(folder)
+    _refuse_overwriting(path, fitted.config, fitted.run, overwrite)
     rows = select_rows(len(fitted.source_index), indices, every)
     stack = open_particles(fitted.config.particles)
-    fitted.run.check_particles(fitted.config.particles.path, stack.source_index)
+    fitted.run.check_particles(fitted.config.particles.files(), stack.source_index)
     stack.write(path, rows)
     return len(rows)
 
@@ -269,22 +307,35 @@ def _continues(run: RunFolder, config: RunConfig, resume: bool) -> bool:
     if not run.checkpoint.is_file():
         if resume:
             raise InputError(f"{run.path}: no checkpoint to resume from; leave --resume out to start")
+        run.sweep()
         if run.path.is_dir() and any(run.path.iterdir()) and not run.exists():
             raise InputError(f"{run.path}: is not empty and holds no run; choose another --out")
+        if run.latents.exists():
+            raise InputError(f"{run.path}: holds a finished run without its checkpoint; choose another --out")
         return False
     run.require()
     before, now = (c.model_dump(mode="json", exclude={"hardware"}) for c in (read_config(run.config), config))
     changed = [key for key in now if now[key] != before[key]]
     if changed:
         raise InputError(f"{run.path}: holds another run (differs in {', '.join(changed)}); choose another --out")
+    run.sweep()
     return True
 
 
 def _open_run(run: RunFolder, config: RunConfig, template: Template, stack: ParticleStack) -> None:
-    """Write what does not change; the configuration first, since it marks the folder as a run's."""
+    """Write what does not change; first what marks the folder as a run's."""
+    run.record_particles(config.particles.files(), stack.source_index, stack.source_count)
     config.write(run.config)
-    run.record_particles(config.particles.path, stack.source_index)
     write_template(run.template, template)
+
+
+def _refuse_overwriting(path: Path, config: RunConfig, run: RunFolder, overwrite: bool) -> None:
+    """Protect what an export would replace: never the run's own input, other files only if told to."""
+    inputs = [*config.particles.files(), config.template.path, *run.path.glob("*")]
+    if path.exists() and any(path.resolve() == own.resolve() for own in inputs):
+        raise InputError(f"{path}: belongs to the run or is its input; choose another name")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists already; choose another name, or give --overwrite")
 
 
 def _background_radius(template: Template, stack: ParticleStack) -> float:

@@ -97,7 +97,8 @@ class GNN(ConformationModel):
         for layer in self.layers:
             convolved = F.relu(self._propagate(layer(features)))
             features = convolved + features if features.shape == convolved.shape else convolved
-        moved: Tensor = self.output(features)
+        with torch.autocast(features.device.type, enabled=False):  # a displacement of 10 Å must not be rounded
+            moved: Tensor = self.output(features.float())
         return moved.transpose(0, 1)
 
     def _propagate(self, features: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -40,5 +41,7 @@ class MLP(ConformationModel):
 
     def displacement(self, z: Tensor) -> Tensor:
         """Return Δ in Å, shape (b, n, 3)."""
-        flat: Tensor = self.output(self.hidden(z))
+        hidden = self.hidden(z)
+        with torch.autocast(hidden.device.type, enabled=False):  # a displacement of 10 Å must not be rounded
+            flat: Tensor = self.output(hidden.float())
         return flat.view(len(z), -1, 3)

@@ -74,9 +74,13 @@ class Likelihood(nn.Module, ABC):
     def update_gain(self) -> None:
         """Set the gain of each optics group to its least-squares value over the images seen since the last call.
 
-        Groups of which no image was seen keep theirs. Across processes the caller adds up the sums first.
+        A group of which no image was seen takes that of all groups together. A gain is not negative: such a group
+        counts for nothing until it correlates again. Across processes the caller adds up the sums first.
         """
         seen = self.power_sum > 0
-        self.gain[seen] = self.cross_sum[seen] / self.power_sum[seen]
+        if seen.any():
+            self.gain.fill_(self.cross_sum.sum() / self.power_sum.sum())
+            self.gain[seen] = self.cross_sum[seen] / self.power_sum[seen]
+            self.gain.clamp_(min=0.0)
         self.cross_sum.zero_()
         self.power_sum.zero_()

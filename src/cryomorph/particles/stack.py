@@ -42,6 +42,8 @@ class ParticleStack:
         Metadata of the m particles in the stack.
     source_index
         Row of each particle in the original file, from 0, shape (m,).
+    source_count
+        Particles in the original file.
     files
         The image files.
     file_index
@@ -56,6 +58,7 @@ class ParticleStack:
 
     table: ParticleTable
     source_index: Integers
+    source_count: int
     files: tuple[ImageFile, ...]
     file_index: Integers
     box: int
@@ -109,7 +112,8 @@ class ParticleStack:
         """
         path = Path(path)
         table = read_table(path, passthrough, pixel_size)
-        source_index = _chosen_rows(path, len(table), first, indices)
+        source_count = len(table)
+        source_index = _chosen_rows(path, source_count, first, indices)
         table = table.take(source_index)
         if invert:
             table = replace(table, sign=-table.sign)
@@ -118,7 +122,8 @@ class ParticleStack:
         check_frames(table, source_index, files, file_index)
         remark_on_pixel_sizes(table, files, file_index)
         source_box = group_boxes(table, files, file_index)
-        stack = cls(table, source_index, files, file_index, final_box(path, source_box, box), source_box, 0.0)
+        final = final_box(path, source_box, box)
+        stack = cls(table, source_index, source_count, files, file_index, final, source_box, 0.0)
         radius = _DEFAULT_BACKGROUND * stack.field_of_view if background_radius is None else background_radius
         return stack.with_background_radius(radius)
 
@@ -128,7 +133,11 @@ class ParticleStack:
     @property
     def pixel_size(self) -> Floats:
         """Å per pixel of the images that are given out, shape (m,)."""
-        return np.asarray(self.table.pixel_size * self.source_box[self.table.optics_group] / self.box)
+        return self._pixel_sizes(slice(None))
+
+    def _pixel_sizes(self, rows: Integers | slice) -> Floats:
+        cropping = self.source_box[self.table.optics_group[rows]] / self.box
+        return np.asarray(self.table.pixel_size[rows] * cropping)
 
     @property
     def field_of_view(self) -> float:
@@ -179,7 +188,7 @@ class ParticleStack:
         return ParticleBatch(
             index=torch.from_numpy(rows.copy()),
             image=torch.from_numpy(self.images(rows)) if images else None,
-            pixel_size=_float32(self.pixel_size[rows]),
+            pixel_size=_float32(self._pixel_sizes(rows)),
             optics_group=torch.from_numpy(table.optics_group[rows]),
             rotation=None if table.rotation is None else _float32(table.rotation[rows]),
             shift=_float32(table.shift[rows]),
@@ -250,7 +259,7 @@ class ParticleStack:
                 yield self.files[self.file_index[rows[part[0]]]], part
 
     def _normalise(self, images: NDArray[np.float32], rows: Integers) -> None:
-        pixel_size = self.pixel_size[rows]
+        pixel_size = self._pixel_sizes(rows)
         sizes = np.unique(pixel_size)
         for size in sizes:
             places = slice(None) if len(sizes) == 1 else np.flatnonzero(pixel_size == size)

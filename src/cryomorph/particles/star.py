@@ -305,7 +305,7 @@ def _assemble(particles: _Columns, optics: _Optics, pixel_size: float | None, or
         b_factor=optics.numbers_or_zero("rlnCtfBfactor"),
         optics_group=groups,
         rotation=_rotations(particles),
-        shift=-_origins(particles, pixels),
+        shift=-_origins(particles, optics, pixels),
         half_set=_half_sets(particles),
         sign=np.ones(particles.length),
         origin=origin,
@@ -358,10 +358,14 @@ def _rotations(particles: _Columns) -> Floats | None:
     return relion_to_matrix(rot, tilt, psi)
 
 
-def _origins(particles: _Columns, pixel_size: Floats) -> Floats:
-    """Origins (m, 2) in Å; 3.1 writes Å, 3.0 pixels."""
+def _origins(particles: _Columns, optics: _Optics, pixel_size: Floats) -> Floats:
+    """Origins (m, 2) in Å; 3.1 writes Å, 3.0 pixels. Å of a wrong pixel size are mended along with it."""
     if _all_or_none(particles, ("rlnOriginXAngst", "rlnOriginYAngst")):
-        return np.stack([particles.numbers("rlnOriginXAngst"), particles.numbers("rlnOriginYAngst")], axis=1)
+        origins = np.stack([particles.numbers("rlnOriginXAngst"), particles.numbers("rlnOriginYAngst")], axis=1)
+        if "rlnImagePixelSize" in optics:
+            stored = optics.numbers("rlnImagePixelSize")
+            origins *= np.divide(pixel_size, stored, out=np.ones_like(stored), where=stored > 0)[:, None]
+        return origins
     if _all_or_none(particles, ("rlnOriginX", "rlnOriginY")):
         pixels = np.stack([particles.numbers("rlnOriginX"), particles.numbers("rlnOriginY")], axis=1)
         return pixels * pixel_size[:, None]

@@ -1,0 +1,59 @@
+"""Where to compute: devices and precision."""
+
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from pydantic import Field
+
+from cryomorph.components import Settings
+from cryomorph.errors import InputError
+
+
+class HardwareSettings(Settings):
+    """Where to compute; next to no bearing on what is computed."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
+    devices: int = Field(1, ge=1, description="GPUs, or processes on a CPU")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "auto", description="of the decoder; auto: bf16-mixed on a GPU that has it, else 32-true"
+    )
+
+
+def make_fabric(hardware: HardwareSettings) -> Fabric:
+    """Return Lightning Fabric for the hardware asked for, not launched yet.
+
+    Fabric itself computes in single precision: its mixed precision would round images, poses and defocus too. The
+    decoder alone is rounded, see `mixed_precision`.
+
+    Raises
+    ------
+    InputError
+        If more is asked for than there is.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if hardware.accelerator == "cuda" and gpus == 0:
+        raise InputError("--accelerator cuda: PyTorch finds no GPU here; use --accelerator cpu or auto")
+    on_gpu = gpus > 0 and hardware.accelerator != "cpu"
+    if on_gpu and hardware.devices > gpus:
+        raise InputError(f"--devices {hardware.devices}: PyTorch finds {gpus} GPUs here; use fewer")
+    # Buffers are sums over one process's images: each process keeps its own. Weights start alike, from the same seed.
+    several = hardware.devices > 1
+    strategy = DDPStrategy(init_sync=False, forward_sync_buffers=False, start_method="popen") if several else "auto"
+    return Fabric(
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=hardware.devices,
+        strategy=strategy,
+        precision="32-true",
+        # Processes are started here, on one machine, also inside a job of a cluster's scheduler.
+        plugins=LightningEnvironment(),
+    )
+
+
+def mixed_precision(hardware: HardwareSettings, device: torch.device) -> bool:
+    """Tell whether the decoder computes in bfloat16 on this device."""
+    if hardware.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return hardware.precision == "bf16-mixed"
