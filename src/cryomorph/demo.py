@@ -19,7 +19,7 @@ TRAJECTORY, TOPOLOGY, MODEL = "adk_dims2.dcd", "adk.psf", "adk_open.pdb"
 SIMULATION = SimulationSettings(
     images_per_conformation=20, box=96, pixel_size=2.5, dose=100, defocus=(12_000, 20_000), seed=1
 )
-TRAINING = {"epochs": 20, "batch_size": 32}
+TRAINING = {"epochs": 30, "batch_size": 32}
 
 
 @dataclass(frozen=True)
