@@ -16,7 +16,7 @@ from cryomorph.config import parse_config
 from cryomorph.simulate import SimulationSettings
 from cryomorph.structure.model import Template, read_template
 from cryomorph.workflows import simulate_images, train
-from small_runs import run_settings
+from small_runs import folder_state, run_settings
 
 torch.set_num_threads(1)
 
@@ -125,4 +125,14 @@ def finished(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of two epochs on `simulated`; not to be changed."""
     out = tmp_path_factory.mktemp("finished") / "run"
     train(parse_config(run_settings(simulated), "test"), out)
+    return out
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, to be damaged."""
+    out = tmp_path / "run"
+    out.mkdir()
+    for name, content in folder_state(finished).items():
+        (out / name).write_bytes(content)
     return out

@@ -155,16 +155,6 @@ class Bomb:
         return (os.mkdir, (str(self.path),))
 
 
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of the finished run, to be damaged."""
-    out = tmp_path / "run"
-    out.mkdir()
-    for name, content in folder_state(finished).items():
-        (out / name).write_bytes(content)
-    return out
-
-
 def test_a_checkpoint_cannot_run_code(copied, tmp_path):
     for payload in (
         lambda path: torch.save({"epoch": Bomb(tmp_path / "bang")}, path),

@@ -43,15 +43,6 @@ def learned(simulated, tmp_path_factory):
     return folder / "run"
 
 
-@pytest.fixture
-def copied(finished, tmp_path):
-    out = tmp_path / "run"
-    out.mkdir()
-    for name, content in folder_state(finished).items():
-        (out / name).write_bytes(content)
-    return out
-
-
 def rmsd_by_scipy(a, b):
     a, b = a - a.mean(0), b - b.mean(0)
     return Rotation.align_vectors(b, a)[1] / np.sqrt(len(a))

@@ -65,7 +65,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         If the input is at fault, or the folder holds another run.
     """
     run = RunFolder(out)
-    _continues(run, config, resume)
+    _continues(run, config, resume)  # a folder in the way is told before anything is read
     stack = open_particles(config.particles)
     if not stack.has_poses and getattr(config.poses, "kind", "") == "known":
         raise InputError(f"{config.particles.path}: has no poses; run a consensus refinement first")

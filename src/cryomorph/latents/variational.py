@@ -1,8 +1,8 @@
 """Variational latents: each particle has a distribution over latent space instead of a point.
 
 A point fits noise along every latent coordinate, needed or not. A distribution pays for each coordinate along which
-it is narrower than the prior, so coordinates that do not help the images stay at the prior and fit nothing
-(automatic relevance; Kingma & Welling 2014, without an encoder).
+it is narrower than the prior, so coordinates that do not help the images are drawn towards the prior and fit less
+noise (Kingma & Welling 2014, without an encoder).
 """
 
 from typing import Literal

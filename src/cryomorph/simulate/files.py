@@ -67,16 +67,18 @@ def write_stack(
     mode = mode_from_dtype(np.dtype(settings.dtype))
     shape = (len(particles), settings.box, settings.box)
     progress.start("simulating", len(particles))
-    with mrcfile.new_mmap(path, shape, mrc_mode=mode, overwrite=True) as stack:
-        stack.set_image_stack()
-        stack.voxel_size = settings.pixel_size
-        image = 0
-        for batch in contrasts(ensemble, particles, settings):
-            for contrast in batch:
-                stack.data[image] = add_noise(contrast, settings, image)
-                image += 1
-            progress.advance(len(batch))
-    progress.finish()
+    try:
+        with mrcfile.new_mmap(path, shape, mrc_mode=mode, overwrite=True) as stack:
+            stack.set_image_stack()
+            stack.voxel_size = settings.pixel_size
+            image = 0
+            for batch in contrasts(ensemble, particles, settings):
+                for contrast in batch:
+                    stack.data[image] = add_noise(contrast, settings, image)
+                    image += 1
+                progress.advance(len(batch))
+    finally:
+        progress.finish()
 
 
 def write_truth(path: Path, ensemble: Ensemble, particles: Particles) -> None:
