@@ -1,0 +1,42 @@
+"""Compiled loops over several threads, for what tensor operations do slowly on a CPU.
+
+Importing this module imports numba, which takes a while: import it, and modules with kernels, where they are needed.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+prange = numba.prange
+
+FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
+"""What may be rearranged for vector instructions. Infinities and NaN keep their meaning: divergence must show."""
+
+
+def jit(*, parallel: bool = False) -> Callable[[F], F]:
+    """Compile a function with numba on its first call; machine code is kept for later processes.
+
+    numba notices changes of the function's own file only, so a kernel and the compiled functions it calls belong
+    into one file.
+
+    Parameters
+    ----------
+    parallel
+        Divide the loops over `prange` among threads. Call `use_torch_threads` before such a kernel.
+    """
+
+    def compile_it(function: F) -> F:
+        compiled = numba.njit(cache=True, fastmath=FAST_MATH, error_model="numpy", parallel=parallel)(function)
+        return cast(F, compiled)
+
+    return compile_it
+
+
+def use_torch_threads() -> None:
+    """Let kernels called from this thread use as many threads as torch does, as far as numba has started them."""
+    started: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(torch.get_num_threads(), started))
