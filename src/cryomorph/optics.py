@@ -85,3 +85,32 @@ def ctf(frequency_x: Tensor, frequency_y: Tensor, parameters: CTFParameters) -> 
     gamma = pi * wavelength * defocus_k2 - 0.5 * pi * cs_angstrom * wavelength**3 * k2.square() + p.phase_shift
     # sqrt(1 - w²) sin γ + w cos γ = sin(γ + asin w)
     return torch.sin(gamma + torch.asin(p.amplitude_contrast)) * torch.exp(-0.25 * p.b_factor * k2)
+
+
+def phase_coefficients(parameters: CTFParameters, frequency_step: Tensor) -> Tensor:
+    """Phase of the contrast transfer function as a polynomial in Fourier indices.
+
+    At indices (kx, ky) the function is `sin(π t) exp(-B k²/4)` with
+    `t = c0 kx² + c1 ky² + c2 kx ky + c3 (kx² + ky²)² + c4`.
+
+    Parameters
+    ----------
+    parameters
+        Of b images.
+    frequency_step
+        Frequency of index 1 in 1/Å, shape (b,).
+
+    Returns
+    -------
+    Tensor (b, 5), float64
+        c0 to c4.
+    """
+    p = CTFParameters(**{field.name: getattr(parameters, field.name).double() for field in fields(parameters)})
+    wavelength, square = electron_wavelength(p.voltage), frequency_step.double().square()
+    mean, half = 0.5 * (p.defocus_u + p.defocus_v), 0.5 * (p.defocus_u - p.defocus_v)
+    cosine, sine = torch.cos(2 * p.astigmatism_angle), torch.sin(2 * p.astigmatism_angle)
+    per_defocus = wavelength * square
+    fourth = -0.5 * p.spherical_aberration * 1e7 * wavelength**3 * square.square()
+    constant = (p.phase_shift + torch.asin(p.amplitude_contrast)) / pi
+    axes = (per_defocus * (mean + half * cosine), per_defocus * (mean - half * cosine), per_defocus * 2 * half * sine)
+    return torch.stack([*axes, fourth, constant], dim=1)

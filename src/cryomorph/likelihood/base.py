@@ -1,14 +1,41 @@
 """The seam of likelihoods: how badly a conformation at a pose explains an image, in units of the noise."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from cryomorph.components import Settings
+from cryomorph.fourier import band, multiplicity, shell_index
+from cryomorph.optics import ctf
 from cryomorph.particles.batch import ParticleBatch
+from cryomorph.particles.stack import BatchSource, ParticleStack
+from cryomorph.progress import Progress
 from cryomorph.structure.beads import Beads
+
+
+@dataclass(frozen=True, eq=False)
+class ShellCalibration:
+    """What is known of the images shell by shell in Fourier space, for each optics group.
+
+    Attributes
+    ----------
+    noise : Tensor (groups, shells)
+        Noise power of a coefficient; 1 is that of white noise of variance 1 per pixel. Shell k holds the coefficients
+        whose Fourier index has a length of k, rounded.
+    signal : Tensor (groups, shells)
+        How much stronger the particle is than its beads under the contrast transfer function say.
+    """
+
+    noise: Tensor
+    signal: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """Return a copy on another device."""
+        return type(self)(self.noise.to(device), self.signal.to(device))
 
 
 class Likelihood(nn.Module, ABC):
@@ -31,6 +58,8 @@ class Likelihood(nn.Module, ABC):
     ----------
     gain, cross_sum, power_sum : Tensor (groups,)
         The gain, and the sums gathered since it was last updated.
+    calibration : ShellCalibration or None
+        None takes noise as white and the contrast transfer as it is. What was prepared with another one is stale.
     """
 
     Settings: ClassVar[type[Settings]]
@@ -42,6 +71,34 @@ class Likelihood(nn.Module, ABC):
         super().__init__()
         for name, start in (("gain", 1.0), ("cross_sum", 0.0), ("power_sum", 0.0)):
             self.register_buffer(name, torch.full((groups,), start, dtype=torch.float64))
+        self.calibration: ShellCalibration | None = None
+
+    def prepare(
+        self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None
+    ) -> BatchSource:
+        """Make ready what is made once for all images, and return where batches come from.
+
+        Parameters
+        ----------
+        stack
+            The particles.
+        beads
+            Of the template, b = 1, on the device to compute on: how far the molecule reaches and how wide its beads are.
+        cache
+            Folder for files that can be made again at any time.
+        progress
+            Told of every image.
+
+        Returns
+        -------
+        BatchSource
+            The stack itself, unless a likelihood has something better than images.
+        """
+        return stack
+
+    def remarks(self) -> list[str]:
+        """Return what is worth saying about the images seen since the last call."""
+        return []
 
     @abstractmethod
     def terms(self, beads: Beads, rotation: Tensor, shift: Tensor, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
@@ -70,6 +127,33 @@ class Likelihood(nn.Module, ABC):
             self.power_sum.index_add_(0, batch.optics_group, model_power.double())
         gain = self.gain[batch.optics_group].to(cross.dtype)
         return 0.5 * gain.square() * model_power - gain * cross
+
+    def transfer(self, batch: ParticleBatch, box: int) -> Tensor:
+        """Signal in each coefficient of `image_coefficients`, `h` times the calibrated signal; (b, 2K + 1, K + 1)."""
+        highest = band(box)
+        step = 1 / (box * batch.pixel_size)[:, None, None]
+        frequency_x = torch.arange(highest + 1, device=step.device) * step
+        frequency_y = torch.arange(-highest, highest + 1, device=step.device)[:, None] * step
+        transfer = ctf(frequency_x, frequency_y, batch.ctf)
+        if self.calibration is None:
+            return transfer
+        return transfer * self._of_shells(self.calibration.signal, batch, box).to(transfer.dtype)
+
+    def weight(self, batch: ParticleBatch, box: int) -> Tensor:
+        """How much each coefficient counts: sums over coefficients become sums over pixels in units of the noise.
+
+        Returns
+        -------
+        Tensor (1 or b, 2K + 1, K + 1)
+        """
+        weight = multiplicity(box, batch.pixel_size.device)[None] / box**2  # Parseval
+        if self.calibration is None:
+            return weight
+        return weight / self._of_shells(self.calibration.noise, batch, box).to(weight.dtype)
+
+    def _of_shells(self, values: Tensor, batch: ParticleBatch, box: int) -> Tensor:
+        """Spread values of shells (groups, shells) over the coefficients of each image of a batch."""
+        return values[batch.optics_group][:, shell_index(box, values.device)]
 
     def update_gain(self) -> None:
         """Set the gain of each optics group to its least-squares value over the images seen since the last call.

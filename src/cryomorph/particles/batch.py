@@ -18,7 +18,7 @@ class ParticleBatch:
     index
         Row of each particle in its `ParticleStack`, int64, shape (b,).
     image
-        Normalised images, float32, shape (b, D, D), rows are y and columns x; None where only latents are decoded.
+        Normalised images, float32, shape (b, D, D), rows are y and columns x; None where they are not needed.
     pixel_size
         Å per pixel, shape (b,); optics groups may differ.
     optics_group
@@ -29,6 +29,8 @@ class ParticleBatch:
         Displacement (x, y) of the particle in the image in Å, shape (b, 2): minus RELION's origin.
     ctf
         Contrast transfer parameters of each image.
+    statistic
+        What a likelihood keeps of each image in its stead, float16 or float32, shape (b, samples).
     """
 
     index: Tensor
@@ -38,6 +40,7 @@ class ParticleBatch:
     rotation: Tensor | None
     shift: Tensor
     ctf: CTFParameters
+    statistic: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -56,4 +59,5 @@ class ParticleBatch:
             rotation=move(self.rotation),
             shift=self.shift.to(device),
             ctf=self.ctf.to(device),
+            statistic=move(self.statistic),
         )

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryomorph.particles.batch import ParticleBatch
-from cryomorph.particles.stack import ParticleStack
+from cryomorph.particles.stack import BatchSource
 
 
 def epoch_batches(
@@ -33,14 +33,14 @@ def epoch_batches(
     return np.array_split(own, min(-(-most // batch_size), particles // processes))
 
 
-def prefetch(stack: ParticleStack, batches: list[NDArray[np.int64]]) -> Iterator[ParticleBatch]:
+def prefetch(source: BatchSource, batches: list[NDArray[np.int64]]) -> Iterator[ParticleBatch]:
     """Yield the batches in their order, reading the next one in the background while this one is used."""
     if not batches:
         return
     with ThreadPoolExecutor(max_workers=1) as reader:
-        pending = reader.submit(stack.batch, batches[0])
+        pending = reader.submit(source.batch, batches[0])
         for rows in batches[1:]:
             ready = pending.result()
-            pending = reader.submit(stack.batch, rows)
+            pending = reader.submit(source.batch, rows)
             yield ready
         yield pending.result()

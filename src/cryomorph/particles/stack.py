@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ _DEFAULT_BACKGROUND = 0.45  # of the smallest field of view
 _LEAST_BACKGROUND_PIXELS = 4
 _READ_AT_ONCE = 256  # images, bounds the memory that cropping takes
 _CTF_FIELDS = tuple(CTFParameters.__dataclass_fields__)
+
+
+class BatchSource(Protocol):
+    """Where batches of particles come from."""
+
+    def batch(self, rows: Integers) -> ParticleBatch:
+        """Return everything the objective needs of some particles, on the CPU; rows of shape (b,) in any order."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,74 @@
+"""Contrast transfer of spectra on a CPU: squared transfer function evaluated where it is needed, never stored."""
+
+from math import factorial, pi
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cryomorph.parallel import jit, prange, use_torch_threads
+
+# cos(2π x) for |x| <= ½ as a polynomial in x²; the next term is below float32 rounding.
+COSINE = np.array([(-1) ** n * (2 * pi) ** (2 * n) / factorial(2 * n) for n in range(10)], dtype=np.float32)
+TERMS = len(COSINE)
+HALF, ZERO = np.float32(0.5), np.float32(0)
+
+
+def weigh(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: Tensor) -> None:
+    """Multiply spectra, in place, by the power of the transfer.
+
+    Parameters
+    ----------
+    spectrum
+        Half of the plane, shape (b, N, N // 2 + 1), complex64.
+    share
+        Of each coefficient with `ky = -K..K, kx = 0..K`, for each optics group, shape (groups, 2K + 1, K + 1).
+    group
+        Optics group of each image, shape (b,).
+    axis
+        Factors at indices 0..K of either axis, shape (b, K + 1).
+    phase
+        What `cryomorph.optics.phase_coefficients` returns, shape (b, 5).
+    """
+    use_torch_threads()
+    _weigh(
+        spectrum.numpy().view(np.float32),
+        share.numpy(),
+        group.numpy(),
+        axis.float().numpy(),
+        phase.double().numpy(),
+    )
+
+
+@jit(parallel=True)
+def _weigh(spectrum: Any, share: Any, group: Any, axis: Any, phase: Any) -> None:
+    images, size, width = spectrum.shape
+    highest = axis.shape[1] - 1
+    for i in prange(images):
+        xx, yy, xy, fourth, constant = phase[i, 0], phase[i, 1], phase[i, 2], phase[i, 3], phase[i, 4]
+        factor = np.empty(highest + 1, np.float32)
+        for ky in range(-highest, highest + 1):
+            row = spectrum[i, ky % size]
+            of_group = share[group[i], ky + highest]
+            along_y = HALF * axis[i, abs(ky)]
+            # The row's own part in double precision; the rest of it is a polynomial in kx.
+            y2 = float(ky * ky)
+            start = yy * y2 + fourth * y2 * y2 + constant
+            offset = np.float32(start - np.rint(start))
+            linear, square = np.float32(xy * ky), np.float32(xx + 2 * fourth * y2)
+            quartic = np.float32(fourth)
+            for kx in range(highest + 1):
+                x = np.float32(kx)
+                turns = offset + x * (linear + x * (square + quartic * x * x))
+                rest = turns - np.rint(turns)
+                y = rest * rest
+                cosine = COSINE[TERMS - 1]
+                for n in range(TERMS - 2, -1, -1):
+                    cosine = cosine * y + COSINE[n]
+                factor[kx] = along_y * axis[i, kx] * of_group[kx] * (np.float32(1) - cosine)
+            for kx in range(highest + 1):
+                row[2 * kx] *= factor[kx]
+                row[2 * kx + 1] *= factor[kx]
+            row[2 * (highest + 1) :] = ZERO
+        for unused in range(highest + 1, size - highest):
+            spectrum[i, unused, :] = ZERO
