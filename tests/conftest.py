@@ -134,5 +134,6 @@ def copied(finished, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     for name, content in folder_state(finished).items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)
     return out

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,11 @@ import torch
 
 from cryomorph.config import parse_config, read_config
 from cryomorph.errors import InputError
+from cryomorph.files import atomic_path
+from cryomorph.likelihood.direct import Direct
 from cryomorph.run import RECORDED, RunFolder
+from cryomorph.structure.beads import bead_model
+from cryomorph.structure.model import read_template
 from cryomorph.workflows import FittedRun, train
 from small_runs import assert_same_run, folder_state, metrics_without_times, run_settings
 
@@ -246,3 +251,65 @@ def test_particles_are_recognised_by_content_and_rows(tmp_path):
             run.check_particles([source, further], rows)
         path.write_text(before)
     run.check_particles([source, further], rows)
+
+
+class Halves:
+    """A source of batches that reads a file of the cache, made once, in which images are kept at half their value."""
+
+    def __init__(self, stack, path):
+        self.stack, self.images = stack, np.load(path, mmap_mode="r")
+
+    def batch(self, rows):
+        return replace(self.stack.batch(rows, images=False), image=torch.from_numpy(2 * self.images[rows]))
+
+
+@pytest.fixture
+def prepares(monkeypatch):
+    """A likelihood that keeps the images of the stack in the cache; the beads of each preparation, when it was made."""
+    calls = []
+
+    def prepare(likelihood, stack, beads, cache, progress=None):
+        path = cache / "halves.npy"
+        if not path.exists():
+            calls.append(beads)
+            with atomic_path(path) as temporary:
+                np.save(temporary, 0.5 * stack.images(np.arange(len(stack))))
+        return Halves(stack, path)
+
+    monkeypatch.setattr(Direct, "prepare", prepare)
+    monkeypatch.setattr(Direct, "remarks", lambda likelihood: ["two remarks", "an epoch"])
+    return calls
+
+
+def test_batches_come_from_what_the_likelihood_prepared(prepares, simulated, finished, tmp_path, caplog):
+    train(parse_config(run_settings(simulated), "test"), tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished)
+    (beads,) = prepares
+    template = read_template(finished / "template.cif")
+    torch.testing.assert_close(beads.positions, bead_model(template, "residue")(tensor_of(template)).positions)
+    assert [path.name for path in (tmp_path / "run" / "cache").iterdir()] == ["halves.npy"]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "two remarks",
+        "an epoch",
+    ] * 2
+
+
+def tensor_of(template):
+    return torch.from_numpy(template.coordinates).float()[None]
+
+
+def test_a_cache_is_used_again_made_again_and_swept(prepares, simulated, killed, never_stopped, tmp_path):
+    """Of three resumes of the same run the first has no cache, the second finds it, the third finds half of one."""
+    out = tmp_path / "run"
+    for made, leave in ((1, lambda: None), (1, lambda: None), (2, lambda: (out / "cache" / "halves.npy").unlink())):
+        for path in (killed / "batch:12").iterdir():
+            out.mkdir(exist_ok=True)
+            shutil.copy(path, out)
+        (out / "latents.npy").unlink(missing_ok=True)
+        leave()
+        if made == 2:
+            (out / "cache" / ".halves.abc.npy").write_bytes(b"half")
+        train(read_config(never_stopped / "config.yaml"), out, resume=True)
+        assert_same_run(never_stopped, out)
+        assert len(prepares) == made
+        assert [path.name for path in (out / "cache").iterdir()] == ["halves.npy"]

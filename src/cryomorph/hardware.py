@@ -1,5 +1,6 @@
 """Where to compute: devices and precision."""
 
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -10,6 +11,10 @@ from pydantic import Field
 
 from cryomorph.components import Settings
 from cryomorph.errors import InputError
+
+
+PATIENCE = timedelta(days=2)
+"""How long processes wait for one another: for the first one, while it prepares a large data set, that is hours."""
 
 
 class HardwareSettings(Settings):
@@ -41,7 +46,11 @@ def make_fabric(hardware: HardwareSettings) -> Fabric:
         raise InputError(f"--devices {hardware.devices}: PyTorch finds {gpus} GPUs here; use fewer")
     # Buffers are sums over one process's images: each process keeps its own. Weights start alike, from the same seed.
     several = hardware.devices > 1
-    strategy = DDPStrategy(init_sync=False, forward_sync_buffers=False, start_method="popen") if several else "auto"
+    strategy = (
+        DDPStrategy(init_sync=False, forward_sync_buffers=False, start_method="popen", timeout=PATIENCE)
+        if several
+        else "auto"
+    )
     return Fabric(
         accelerator="cuda" if on_gpu else "cpu",
         devices=hardware.devices,

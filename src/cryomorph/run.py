@@ -32,6 +32,7 @@ class RunFolder:
     `metrics.jsonl`         one line an epoch
     `checkpoint.pt`         everything needed to go on
     `latents.npy`           latent coordinates (particles, d), when training is complete
+    `cache`                 folder of files that are made again when they are missing
     ======================  =================================================================
     """
 
@@ -71,6 +72,11 @@ class RunFolder:
     def evaluation(self) -> Path:
         """Result of the comparison with a known truth."""
         return self.path / "evaluation.json"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what was computed of the images once; everything in it can be made again."""
+        return self.path / "cache"
 
     def exists(self) -> bool:
         """Tell whether a run was started here: by the file that nothing else would write."""
@@ -175,6 +181,8 @@ class RunFolder:
         for path in (self.particles, *written):
             for leftover in self.path.glob(f".{path.stem}.*{path.suffix}"):
                 leftover.unlink()
+        for leftover in self.cache.glob(".*") if self.exists() else ():
+            leftover.unlink()
 
     def source_index(self) -> NDArray[np.int64]:
         """Return the row of each particle in the original file."""

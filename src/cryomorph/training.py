@@ -17,7 +17,7 @@ from cryomorph.errors import InputError
 from cryomorph.latents.base import Latents
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import epoch_batches, prefetch
-from cryomorph.particles.stack import ParticleStack
+from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
 
@@ -74,6 +74,8 @@ class Trainer:
         To be trained; moved to the device.
     stack
         The particles.
+    prepare
+        Returns where batches of them come from; called, in every process, when the likelihood is as it is to be.
     settings
         Of the optimisation.
     latent_prior
@@ -90,6 +92,7 @@ class Trainer:
         reconstruction: Reconstruction,
         latents: Latents,
         stack: ParticleStack,
+        prepare: Callable[[], BatchSource],
         settings: TrainingSettings,
         *,
         latent_prior: float,
@@ -100,6 +103,7 @@ class Trainer:
         self.reconstruction = reconstruction
         self.latents = latents.to(fabric.device)
         self.stack = stack
+        self.prepare = prepare
         self.settings = settings
         self.latent_prior = latent_prior
         self.mixed = mixed
@@ -112,6 +116,14 @@ class Trainer:
         self.batches_done = 0
         self.sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=fabric.device)
         self._remark = ""
+        self._source: BatchSource | None = None
+
+    @property
+    def source(self) -> BatchSource:
+        """Where batches come from, prepared when it is first asked for."""
+        if self._source is None:
+            self._source = self.prepare()
+        return self._source
 
     def estimate_gain(self) -> None:
         """Set the gain from the undeformed template, before the first step.
@@ -126,7 +138,7 @@ class Trainer:
         likelihood = self.reconstruction.likelihood
         with torch.no_grad():
             for part in np.array_split(mine, -(-len(mine) // self.settings.batch_size)):
-                batch = self.stack.batch(part).to(self.fabric.device)
+                batch = self.source.batch(part).to(self.fabric.device)
                 x = self.reconstruction.conformations.template.expand(len(batch), -1, -1)
                 beads = self.reconstruction.beads(x)
                 pose = self.reconstruction.poses(batch, beads, likelihood)
@@ -179,6 +191,7 @@ class Trainer:
         """
         progress = progress or Silent()
         saved = time.monotonic()
+        source = self.source  # has a bar of its own
         while self.epoch < self.settings.epochs:
             started = time.monotonic()
             batches = self._batches()
@@ -187,7 +200,7 @@ class Trainer:
             fresh = batches[self.batches_done :]
             progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", sum(map(len, fresh)))
             try:
-                for batch in prefetch(self.stack, fresh):
+                for batch in prefetch(source, fresh):
                     self._step(batch.to(self.fabric.device), len(batches))
                     progress.advance(len(batch), self._note())
                     if self._time_to_save(saved):
@@ -232,6 +245,7 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
+        self._source = None
         self.epoch, self.batches_done, self.sums = state["epoch"], state["batches_done"], state["sums"].to(self.sums)
         self.reconstruction.load_state_dict(state["reconstruction"])
         self.latents.load_state_dict(state["latents"])
@@ -300,6 +314,8 @@ class Trainer:
         self._check_finite()
         means = (self.sums[:-1] / self.sums[-1]).tolist()
         likelihood.update_gain()
+        for remark in likelihood.remarks():
+            logger.warning(remark)
         self.epoch += 1
         metrics = {"epoch": self.epoch} | dict(zip(TERMS, means, strict=True))
         metrics |= {"gain": float(likelihood.gain.mean()), "learning_rate": self.optimizer.param_groups[0]["lr"]}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from cryomorph.config import (
@@ -25,8 +26,9 @@ from cryomorph.export import select_rows, write_conformations
 from cryomorph.files import read_arrays, write_text
 from cryomorph.hardware import make_fabric, mixed_precision
 from cryomorph.latents.base import Latents
-from cryomorph.particles.stack import ParticleStack, read_table
+from cryomorph.particles.stack import BatchSource, ParticleStack, read_table
 from cryomorph.progress import Progress, Silent, track
+from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
 from cryomorph.simulate import SimulationSettings, dock, map_frame, simulate
 from cryomorph.structure.model import Template, read_template
@@ -96,6 +98,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         reconstruction,
         latents,
         stack,
+        lambda: _prepared(fabric, reconstruction, stack, run.cache, progress),
         config.training,
         latent_prior=config.latent_prior,
         mixed=mixed_precision(config.hardware, fabric.device),
@@ -329,9 +332,22 @@ def _open_run(run: RunFolder, config: RunConfig, template: Template, stack: Part
     write_template(run.template, template)
 
 
+def _prepared(
+    fabric: Fabric, reconstruction: Reconstruction, stack: ParticleStack, cache: Path, progress: Progress | None
+) -> BatchSource:
+    """Let the likelihood make ready what it makes once: the first process does it, the others find it done."""
+    with torch.no_grad():
+        beads = reconstruction.beads(reconstruction.conformations.template[None])
+    first_process = fabric.global_rank == 0
+    if first_process:
+        source = reconstruction.likelihood.prepare(stack, beads, cache, progress)
+    fabric.barrier()
+    return source if first_process else reconstruction.likelihood.prepare(stack, beads, cache)
+
+
 def _refuse_overwriting(path: Path, config: RunConfig, run: RunFolder, overwrite: bool) -> None:
     """Protect what an export would replace: never the run's own input, other files only if told to."""
-    inputs = [*config.particles.files(), config.template.path, *run.path.glob("*")]
+    inputs = [*config.particles.files(), config.template.path, *run.path.rglob("*")]
     if path.exists() and any(path.resolve() == own.resolve() for own in inputs):
         raise InputError(f"{path}: belongs to the run or is its input; choose another name")
     if path.exists() and not overwrite:

@@ -83,7 +83,7 @@ class Likelihood(nn.Module, ABC):
         stack
             The particles.
         beads
-            Of the template, b = 1, on the device to compute on: how far the molecule reaches and how wide its beads are.
+            Of the template, b = 1, on the device to compute on: how far the molecule reaches, how wide its beads are.
         cache
             Folder for files that can be made again at any time.
         progress
