@@ -38,5 +38,8 @@ def jit(*, parallel: bool = False) -> Callable[[F], F]:
 
 def use_torch_threads() -> None:
     """Let kernels called from this thread use as many threads as torch does, as far as numba has started them."""
+    threads = torch.get_num_threads()
     started: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-    numba.set_num_threads(min(torch.get_num_threads(), started))
+    numba.set_num_threads(min(threads, started))
+    if torch.get_num_threads() != threads:  # both may share one OpenMP: numba sets its number when it starts threads
+        torch.set_num_threads(threads)
