@@ -1,10 +1,11 @@
 """The pair term `Σ_{b,c} a_b a_c κ(p_b - p_c)`: spread the beads, weigh their Fourier coefficients, collect them again.
 
-On the periodic box of the images every coefficient that the residual counts is there, none else, so nothing about the
-contrast transfer is assumed: astigmatism, phase plates and the box's wrap-around are as in the residual.
+Two grids serve. The periodic box of the images holds every coefficient that the residual counts and none else: nothing
+about the contrast transfer is assumed. The smaller grid of twice the molecule's diameter takes κ as a function of
+distance alone, from one radial table an image.
 """
 
-from typing import Any
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -22,8 +23,68 @@ AT_ONCE = 8
 """Images transformed at a time on a CPU: their spectra stay in its cache."""
 
 
-class PairTerm:
-    """Power of the model image for one kind of beads, box and calibration.
+class PairTerm(ABC):
+    """Power of the model image for one kind of beads, on a periodic grid.
+
+    Parameters
+    ----------
+    footprints
+        Of the beads on that grid.
+    size
+        Samples N along an edge of the grid.
+    sums
+        Moves numbers between beads and samples.
+    """
+
+    def __init__(self, footprints: Footprints, size: int, sums: Transfer) -> None:
+        self.footprints = footprints
+        self.sums = sums
+        self.rows = Rows.disc(size, float("inf")).to(footprints.table.device)
+
+    def __call__(self, points: Tensor, amplitude: Tensor, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
+        """Return `‖h * v‖²` of each image (b,) and its gradient (b, B, 2) by the points, both in units of Å.
+
+        Parameters
+        ----------
+        points
+            Projected beads (x, y) in Å, shape (b, B, 2).
+        amplitude
+            Of the beads, shape (B,).
+        batch
+            The optics of the b images.
+        """
+        step_index, step = self._steps(batch)
+        size = self.rows.size
+        at = points / step[:, None, None] + size // 2
+        weighing = self._weighing(batch)
+        at_once = AT_ONCE if points.device.type == "cpu" else len(points)
+        power, gradient = points.new_empty(len(points)), torch.empty_like(points)
+        for start in range(0, len(points), at_once):
+            part = slice(start, start + at_once)
+            spread = self.sums.spread(at[part], amplitude, self.footprints, step_index[part], size)
+            spectrum = torch.fft.rfft2(spread)
+            self._weigh(spectrum, tuple(values[part] for values in weighing))
+            field = torch.fft.irfft2(spectrum, s=(size, size), norm="forward")
+            power[part], gradient[part] = self.sums.collect(
+                field.flatten(1), self.rows, at[part], amplitude, self.footprints, step_index[part]
+            )
+        return power, 2 * gradient / step[:, None, None]
+
+    @abstractmethod
+    def _steps(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
+        """Return which of the footprints' steps each image has, and the step in Å; both of shape (b,)."""
+
+    @abstractmethod
+    def _weighing(self, batch: ParticleBatch) -> tuple[Tensor, ...]:
+        """Return what the coefficients of each image are multiplied by, in any form, image by image."""
+
+    @abstractmethod
+    def _weigh(self, spectrum: Tensor, weighing: tuple[Tensor, ...]) -> None:
+        """Multiply spectra (b, N, N // 2 + 1) in place; 0 where nothing counts."""
+
+
+class BoxPairs(PairTerm):
+    """On the box of the images: the same coefficients as in the residual, whatever the contrast transfer.
 
     Parameters
     ----------
@@ -31,6 +92,8 @@ class PairTerm:
         Of the images.
     footprints
         Of the beads on that grid.
+    pixel_sizes
+        Å, those of the footprints' steps, ascending.
     calibration
         Of the shells, or None.
     sums
@@ -41,68 +104,55 @@ class PairTerm:
         self,
         grid: BoxGrid,
         footprints: Footprints,
+        pixel_sizes: Tensor,
         calibration: ShellCalibration | None,
         sums: Transfer,
     ) -> None:
-        device = footprints.table.device
+        super().__init__(footprints, grid.size, sums)
         self.grid = grid
-        self.footprints = footprints
-        self.calibration = calibration
-        self.sums = sums
-        self.rows = Rows.disc(grid.size, float("inf")).to(device)
+        self.pixel_sizes = pixel_sizes
+        device = footprints.table.device
         share = inside_circle(grid.box, device)[None] / grid.box**2  # Parseval
         if calibration is not None:
-            of_shell = calibration.signal.square() / calibration.noise
+            of_shell = (calibration.signal.square() / calibration.noise).to(device)
             share = share * of_shell[:, shell_index(grid.box, device)]
         self.share = share.float()  # (1 or groups, 2K + 1, K + 1)
 
-    def __call__(
-        self, points: Tensor, amplitude: Tensor, step_index: Tensor, batch: ParticleBatch
-    ) -> tuple[Tensor, Tensor]:
-        """Return `‖h * v‖²` of each image (b,) and its gradient by the points (b, B, 2), both per sample of the grid."""
+    def _steps(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
+        return pixel_size_index(self.pixel_sizes, batch), self.grid.step(batch.pixel_size)
+
+    def _weighing(self, batch: ParticleBatch) -> tuple[Tensor, ...]:
         group = batch.optics_group if len(self.share) > 1 else torch.zeros_like(batch.optics_group)
-        size = self.grid.size
-        at_once = AT_ONCE if points.device.type == "cpu" else len(points)
-        power, gradient = points.new_empty(len(points)), torch.empty_like(points)
-        axis = self._axis_factors(batch)
-        phase = phase_coefficients(batch.ctf, 1 / (self.grid.box * batch.pixel_size))
-        for start in range(0, len(points), at_once):
-            part = slice(start, start + at_once)
-            spread = self.sums.spread(points[part], amplitude, self.footprints, step_index[part], size)
-            spectrum = torch.fft.rfft2(spread)
-            self._weigh(spectrum, self.share, group[part], axis[part], phase[part])
-            field = torch.fft.irfft2(spectrum, s=(size, size), norm="forward")
-            power[part], gradient[part] = self.sums.collect(
-                field.flatten(1), self.rows, points[part], amplitude, self.footprints, step_index[part]
-            )
-        return power, 2 * gradient
-
-    def _axis_factors(self, batch: ParticleBatch) -> Tensor:
-        """Return what the power of each coefficient is multiplied by along an axis, shape (b, K + 1)."""
-        frequency = torch.arange(self.grid.highest + 1, device=batch.pixel_size.device)
-        frequency = frequency / (self.grid.box * batch.pixel_size[:, None])
+        unit = 1 / (self.grid.box * batch.pixel_size)
+        frequency = torch.arange(self.grid.highest + 1, device=unit.device) * unit[:, None]
         envelope = torch.exp(-0.5 * batch.ctf.b_factor[:, None] * frequency.square())
-        return self.grid.damping(batch.pixel_size, self.footprints.reference).square() * envelope
+        damping = self.grid.damping(batch.pixel_size, self.footprints.reference)
+        return group, damping.square() * envelope, phase_coefficients(batch.ctf, unit)
 
-    def _weigh(self, spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: Tensor) -> None:
-        """Multiply spectra (b, N, N // 2 + 1), in place, by the power of the transfer; 0 where nothing counts."""
-        if spectrum.device.type == "cpu" and spectrum.dtype == torch.complex64:
-            from cryomorph.likelihood._weigh_numba import weigh
+    def _weigh(self, spectrum: Tensor, weighing: tuple[Tensor, ...]) -> None:
+        if spectrum.device.type == "cpu":
+            from cryomorph.likelihood._weigh_numba import weigh_box
+
+            weigh_box(spectrum, self.share, *weighing)
         else:
-            weigh = _weigh_anywhere
-        weigh(spectrum, share, group, axis, phase)
+            _weigh_box(spectrum, self.share, *weighing)
 
 
-def _weigh_anywhere(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: Tensor) -> None:
+def pixel_size_index(pixel_sizes: Tensor, batch: ParticleBatch) -> Tensor:
+    """Which of some ascending pixel sizes each image has, int64, shape (b,)."""
+    return torch.searchsorted(pixel_sizes, batch.pixel_size).clamp(max=len(pixel_sizes) - 1)
+
+
+def _weigh_box(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: Tensor) -> None:
+    """Multiply spectra by the power of the transfer; see `cryomorph.likelihood._weigh_numba.weigh_box`."""
     highest = axis.shape[1] - 1
-    kx = torch.arange(highest + 1, device=axis.device, dtype=phase.dtype)
+    kx = torch.arange(highest + 1, device=axis.device)
     ky = torch.arange(-highest, highest + 1, device=axis.device)
-    x2, y2 = kx.square(), ky.to(phase.dtype).square()[:, None]
-    c: Any = phase.unbind(1)
-    xx, yy, xy, fourth, constant = (value[:, None, None] for value in c)
-    turns = xx * x2 + yy * y2 + xy * kx * ky[:, None] + fourth * (x2 + y2).square() + constant
-    power = 0.5 - 0.5 * torch.cos(2 * torch.pi * (turns - turns.round()))
+    x2, y2 = kx.square(), ky.square()[:, None]
+    xx, yy, xy, fourth, constant = (values[:, None, None] for values in phase.unbind(1))
+    turns = xx * x2 + yy * y2 + xy * (kx * ky[:, None]) + fourth * (x2 + y2).square() + constant
+    power = 0.5 - 0.5 * torch.cos(2 * torch.pi * (turns - turns.round())).to(axis.dtype)
     factor = share[group] * power * axis[:, None] * axis[:, ky.abs()][:, :, None]
-    kept = spectrum[:, ky % spectrum.shape[1], : highest + 1] * factor.to(axis.dtype)
+    kept = spectrum[:, ky % spectrum.shape[1], : highest + 1] * factor
     spectrum.zero_()
     spectrum[:, ky % spectrum.shape[1], : highest + 1] = kept

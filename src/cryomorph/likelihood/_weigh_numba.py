@@ -14,7 +14,7 @@ TERMS = len(COSINE)
 HALF, ZERO = np.float32(0.5), np.float32(0)
 
 
-def weigh(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: Tensor) -> None:
+def weigh_box(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: Tensor) -> None:
     """Multiply spectra, in place, by the power of the transfer.
 
     Parameters
@@ -31,7 +31,7 @@ def weigh(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: T
         What `cryomorph.optics.phase_coefficients` returns, shape (b, 5).
     """
     use_torch_threads()
-    _weigh(
+    _weigh_box(
         spectrum.numpy().view(np.float32),
         share.numpy(),
         group.numpy(),
@@ -40,8 +40,44 @@ def weigh(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: T
     )
 
 
+def weigh_radial(spectrum: Tensor, table: Tensor, place: Tensor, unspread: Tensor) -> None:
+    """Multiply spectra, in place, by radial tables.
+
+    Parameters
+    ----------
+    spectrum
+        Half of the plane, shape (b, N, N // 2 + 1), complex64.
+    table
+        Weight at each radius, shape (b, radii).
+    place
+        Radius of each coefficient, shape (N, N // 2 + 1), int64; the number of radii where nothing counts.
+    unspread
+        Factors at indices 0..N // 2 of either axis, shape (N // 2 + 1,).
+    """
+    use_torch_threads()
+    _weigh_radial(spectrum.numpy().view(np.float32), table.numpy(), place.numpy(), unspread.numpy())
+
+
 @jit(parallel=True)
-def _weigh(spectrum: Any, share: Any, group: Any, axis: Any, phase: Any) -> None:
+def _weigh_radial(spectrum: Any, table: Any, place: Any, unspread: Any) -> None:
+    images, size, _ = spectrum.shape
+    width = size // 2 + 1
+    radii = table.shape[1]
+    for i in prange(images):
+        values = np.zeros(radii + 1, np.float32)
+        values[:radii] = table[i]
+        factor = np.empty(width, np.float32)
+        for ky in range(size):
+            row, along_y = spectrum[i, ky], unspread[min(ky, size - ky)]
+            for kx in range(width):
+                factor[kx] = values[place[ky, kx]] * along_y * unspread[kx]
+            for kx in range(width):
+                row[2 * kx] *= factor[kx]
+                row[2 * kx + 1] *= factor[kx]
+
+
+@jit(parallel=True)
+def _weigh_box(spectrum: Any, share: Any, group: Any, axis: Any, phase: Any) -> None:
     images, size, width = spectrum.shape
     highest = axis.shape[1] - 1
     for i in prange(images):

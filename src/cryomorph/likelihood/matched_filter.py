@@ -6,9 +6,10 @@ molecule reaches and the contrast transfer of the image say everything that the 
 one look at the window for each bead, the second a fast Fourier transform (docs/method.md).
 """
 
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from cryomorph.components import Settings
 from cryomorph.geometry import project
 from cryomorph.gridding.footprints import SUPPORT, Footprints
 from cryomorph.gridding.rows import Rows
-from cryomorph.gridding.transfer import Engine, Transfer, transfer
+from cryomorph.gridding.transfer import Engine, transfer
 from cryomorph.likelihood._filtering import BoxGrid, filtered_windows
-from cryomorph.likelihood._pairs import PairTerm
+from cryomorph.likelihood._pairs import BoxPairs, pixel_size_index
+from cryomorph.likelihood._radial import RadialPairs, radial_pairs
 from cryomorph.likelihood._store import WindowStore
 from cryomorph.likelihood.base import Likelihood
 from cryomorph.particles.batch import ParticleBatch
@@ -29,46 +31,51 @@ from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress
 from cryomorph.structure.beads import Beads
 
+logger = logging.getLogger(__name__)
+
 
 class MatchedFilterSettings(Settings):
-    """What is kept of the images, and which code runs."""
+    """What is kept of the images, and how the pair term is computed."""
 
     kind: Literal["matched_filter"] = "matched_filter"
     margin: float = Field(8.0, ge=0, description="Å that windows reach beyond the template's beads")
     storage: Literal["float16", "float32"] = Field("float16", description="numbers kept in the windows")
+    pairs: Literal["auto", "box", "radial"] = Field(
+        "auto", description="box: exact always; radial: faster without astigmatism; auto: radial where it agrees with box"
+    )
     engine: Engine = Field("auto", description="numba on a CPU and Triton on a GPU, or one of torch, numba, triton")
 
 
 @dataclass(frozen=True, eq=False)
-class _Geometry:
-    """Which samples windows have, and the footprints of the beads on them, for images of given pixel sizes."""
+class _Windows:
+    """What windows of images of one box hold, for beads of given widths.
+
+    Attributes
+    ----------
+    grid
+        Of the images.
+    rows
+        Samples that are kept of it.
+    footprints
+        Of the beads on it.
+    pixel_sizes
+        Å, distinct and ascending, those of the footprints' steps.
+    """
 
     grid: BoxGrid
     rows: Rows
     footprints: Footprints
     pixel_sizes: Tensor
 
-    @classmethod
-    def make(cls, box: int, pixel_sizes: Tensor, width: Tensor, reach: float) -> Self:
-        """Keep what is within `reach` (Å) of the origin; `pixel_sizes` are distinct and ascend."""
-        grid = BoxGrid(box)
-        steps = grid.step(pixel_sizes.double().cpu())
-        footprints = Footprints.make(width.double().cpu().numpy(), steps.numpy(), grid.oversampling)
-        made = cls(grid, Rows.disc(grid.size, reach / float(steps.min())), footprints, pixel_sizes)
-        return made.to(width.device)
 
-    def to(self, device: torch.device) -> Self:
-        """Return a copy on another device."""
-        return replace(
-            self,
-            rows=self.rows.to(device),
-            footprints=self.footprints.to(device),
-            pixel_sizes=self.pixel_sizes.to(device),
-        )
-
-    def step_index(self, batch: ParticleBatch) -> Tensor:
-        """Which of the pixel sizes each image has, int64, shape (b,)."""
-        return torch.searchsorted(self.pixel_sizes, batch.pixel_size).clamp(max=len(self.pixel_sizes) - 1)
+def _windows(box: int, pixel_sizes: Tensor, width: Tensor, reach: float) -> _Windows:
+    """Keep what is within `reach` (Å) of the origin, for beads of widths (B,) in Å, whose device it is on."""
+    grid = BoxGrid(box)
+    steps = grid.step(pixel_sizes.double().cpu())
+    footprints = Footprints.make(width.double().cpu().numpy(), steps.numpy(), grid.oversampling)
+    rows = Rows.disc(grid.size, reach / float(steps.min()))
+    device = width.device
+    return _Windows(grid, rows.to(device), footprints.to(device), pixel_sizes.to(device))
 
 
 class MatchedFilter(Likelihood):
@@ -84,34 +91,34 @@ class MatchedFilter(Likelihood):
     def __init__(self, settings: MatchedFilterSettings, groups: int) -> None:
         super().__init__(groups)
         self.settings = settings
-        self._prepared: _Geometry | None = None
-        self._pair_term: PairTerm | None = None
+        self._prepared: _Windows | None = None
+        self._box_pairs: BoxPairs | None = None
+        self._radial_pairs: RadialPairs | None = None
         self._placed = torch.zeros(2, dtype=torch.int64)
 
     def prepare(self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None) -> BatchSource:
         """Make the windows of all images, or find them in the cache; see the base class."""
         reach = float(beads.positions.detach().norm(dim=-1).max()) + self.settings.margin
         pixel_sizes = torch.from_numpy(np.unique(stack.pixel_size.astype(np.float32)))
-        geometry = _Geometry.make(stack.box, pixel_sizes, beads.width, reach)
-        self._prepared = geometry
-        return WindowStore.open(
-            cache, stack, self, geometry.rows, geometry.footprints.reference, self.settings.storage, progress
-        )
+        windows = _windows(stack.box, pixel_sizes, beads.width, reach)
+        self._prepared = windows
+        self._box_pairs = self._pairs_of(windows)
+        self._radial_pairs = None
+        if self.settings.pairs != "box":
+            always = self.settings.pairs == "radial"
+            self._radial_pairs, remark = radial_pairs(self._box_pairs, stack, beads, self.calibration, always=always)
+            logger.info("pair term: %s", remark)
+        reference = windows.footprints.reference
+        return WindowStore.open(cache, stack, self, windows.rows, reference, self.settings.storage, progress)
 
     def terms(self, beads: Beads, rotation: Tensor, shift: Tensor, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
         """Return `⟨y, h * v⟩` and `‖h * v‖²` of each image; see the base class."""
-        device = beads.positions.device
-        sums = transfer(self.settings.engine, device)
-        with torch.no_grad():
-            geometry, windows = self._windows(beads, batch)
-            step_index = geometry.step_index(batch)
-        step = geometry.grid.step(batch.pixel_size)[:, None, None]
-        points = project(beads.positions, rotation, shift - batch.shift) / step + geometry.rows.size // 2
+        points = project(beads.positions, rotation, shift - batch.shift)
         with torch.no_grad():
             at = points.float().contiguous()
-            self._count(at, geometry)
-            cross = sums.collect(windows, geometry.rows, at, beads.amplitude, geometry.footprints, step_index)
-            power = self._pairs(geometry, sums)(at, beads.amplitude, step_index, batch)
+            windows, samples = self._samples(beads, batch)
+            cross = self._cross(windows, samples, at, beads.amplitude, batch)
+            power = self._power(windows, at, beads.amplitude, batch)
         return _Attached.apply(points, *cross), _Attached.apply(points, *power)  # type: ignore[no-untyped-call]
 
     def remarks(self) -> list[str]:
@@ -125,34 +132,51 @@ class MatchedFilter(Likelihood):
             f"as empty: start again with a larger likelihood.margin (it is {self.settings.margin:g} Å)"
         ]
 
-    def _windows(self, beads: Beads, batch: ParticleBatch) -> tuple[_Geometry, Tensor]:
+    def _samples(self, beads: Beads, batch: ParticleBatch) -> tuple[_Windows, Tensor]:
         """Return the windows of a batch, prepared or made here, and what they are windows of."""
-        if batch.statistic is None:
-            if batch.image is None:
-                raise ValueError("a likelihood needs the images of the batch, or what it prepared of them")
-            geometry = _Geometry.make(batch.image.shape[-1], batch.pixel_size.unique(), beads.width, float("inf"))
-            return geometry, filtered_windows(self, batch, geometry.rows, geometry.footprints.reference)
-        if self._prepared is None:
-            raise ValueError("the windows of this batch were prepared by another likelihood")
-        if self._prepared.pixel_sizes.device != batch.statistic.device:
-            self._prepared = self._prepared.to(batch.statistic.device)
-        return self._prepared, batch.statistic.float()
+        if batch.statistic is not None:
+            if self._prepared is None:
+                raise ValueError("the windows of this batch were prepared by another likelihood")
+            return self._prepared, batch.statistic.float()
+        if batch.image is None:
+            raise ValueError("a likelihood needs the images of the batch, or what it prepared of them")
+        windows = _windows(batch.image.shape[-1], batch.pixel_size.unique(), beads.width, float("inf"))
+        return windows, filtered_windows(self, batch, windows.rows, windows.footprints.reference).float()
 
-    def _pairs(self, geometry: _Geometry, sums: Transfer) -> PairTerm:
-        known = self._pair_term
-        if known is None or known.footprints is not geometry.footprints or known.calibration is not self.calibration:
-            known = PairTerm(geometry.grid, geometry.footprints, self.calibration, sums)
-            self._pair_term = known
-        return known
+    def _cross(
+        self, windows: _Windows, samples: Tensor, points: Tensor, amplitude: Tensor, batch: ParticleBatch
+    ) -> tuple[Tensor, Tensor]:
+        """Return `⟨y, h * v⟩` (b,) and its gradient by the points (b, B, 2) in Å."""
+        step = windows.grid.step(batch.pixel_size)[:, None, None]
+        at = points / step
+        self._count(at, windows.rows)
+        step_index = pixel_size_index(windows.pixel_sizes, batch)
+        total, gradient = transfer(self.settings.engine, points.device).collect(
+            samples, windows.rows, at + windows.rows.size // 2, amplitude, windows.footprints, step_index
+        )
+        return total, gradient / step
 
-    def _count(self, points: Tensor, geometry: _Geometry) -> None:
+    def _power(
+        self, windows: _Windows, points: Tensor, amplitude: Tensor, batch: ParticleBatch
+    ) -> tuple[Tensor, Tensor]:
+        """Return `‖h * v‖²` (b,) and its gradient by the points (b, B, 2) in Å."""
+        if windows is not self._prepared or self._box_pairs is None:
+            return self._pairs_of(windows)(points, amplitude, batch)
+        if self._radial_pairs is not None and self._radial_pairs.has_room(points):
+            return self._radial_pairs(points, amplitude, batch)
+        return self._box_pairs(points, amplitude, batch)
+
+    def _pairs_of(self, windows: _Windows) -> BoxPairs:
+        sums = transfer(self.settings.engine, windows.pixel_sizes.device)
+        return BoxPairs(windows.grid, windows.footprints, windows.pixel_sizes, self.calibration, sums)
+
+    def _count(self, points: Tensor, rows: Rows) -> None:
         """Count beads, and those whose middle samples are not all in the windows."""
-        if geometry.rows.whole:
+        if rows.whole:
             return
         self._placed = self._placed.to(points.device)
-        distance2 = (points - geometry.rows.size // 2).square().sum(-1)
-        self._placed[0] += distance2.numel()
-        self._placed[1] += (distance2 > (geometry.rows.safe - SUPPORT / 2) ** 2).sum()
+        self._placed[0] += points[..., 0].numel()
+        self._placed[1] += (points.square().sum(-1) > (rows.safe - SUPPORT / 2) ** 2).sum()
 
 
 class _Attached(torch.autograd.Function):
