@@ -122,7 +122,7 @@ def test_lowpass_example_is_the_direct_likelihood_where_both_see_everything(exte
         torch.from_numpy(template.coordinates).float().expand(4, -1, -1)
     )
     box = batch.image.shape[-1]
-    edge = float(box * batch.pixel_size[0]) / cryomorph.likelihood.direct.band(box)
+    edge = float(box * batch.pixel_size[0]) / cryomorph.fourier.band(box)
     lowpass, direct = component("likelihood", "lowpass"), component("likelihood", "direct")
     cut = lowpass(lowpass.Settings(resolution=edge * 0.9999), 1).terms(beads, batch.rotation, batch.shift, batch)
     full = direct(direct.Settings(), 1).terms(beads, batch.rotation, batch.shift, batch)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from cryomorph.fourier import band, image_coefficients
 from cryomorph.geometry import project, random_rotations
-from cryomorph.likelihood.direct import Direct, DirectSettings, band, image_coefficients, projection_coefficients
+from cryomorph.likelihood.direct import Direct, DirectSettings, projection_coefficients
 from cryomorph.optics import CTFParameters, ctf
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.structure.beads import Beads
@@ -128,7 +129,7 @@ def test_noise_free_image_is_fitted_best_by_the_truth(box):
     likelihood = Direct(DirectSettings(), 1)
     points = project(beads.positions, batch.rotation, batch.shift)
     model = projection_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box)
-    model = model * likelihood._transfer(batch, box)
+    model = model * likelihood.transfer(batch, box)
     highest = band(box)
     spectrum = torch.zeros(1, box, box // 2 + 1, dtype=torch.complex128)
     spectrum[:, : highest + 1, : highest + 1] = model[:, highest:]

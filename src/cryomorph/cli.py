@@ -98,7 +98,11 @@ def train(
     latent_prior: Annotated[float | None, _option("Strength of the latents' normal prior [default: 1].")] = None,
     poses: Annotated[str | None, _option(f"Where poses come from: {_kinds(pose_sources)} [default: known].")] = None,
     likelihood: Annotated[
-        str | None, _option(f"How images are compared: {_kinds(likelihoods)} [default: direct].")
+        str | None, _option(f"How images are compared: {_kinds(likelihoods)} [default: matched_filter].")
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        _option("What is estimated in each Fourier shell: none, noise, signal or both [default: none]."),
     ] = None,
     prior_strength: Annotated[
         float | None,
@@ -139,6 +143,7 @@ def train(
         "beads": beads,
         "decoder.latent_dim": latent_dim,
         "latent_prior": latent_prior,
+        "calibration.shells": calibration,
         "priors.strength": prior_strength,
         "priors.terms.log_distance.weight": r2,
         "training.epochs": epochs,

@@ -14,6 +14,7 @@ import cryomorph.latents
 import cryomorph.likelihood
 import cryomorph.poses
 import cryomorph.priors
+from cryomorph.calibration import CalibrationSettings
 from cryomorph.components import Settings, discover
 from cryomorph.conformations.base import ConformationModel
 from cryomorph.errors import InputError
@@ -40,7 +41,7 @@ SEAMS: dict[str, tuple[ModuleType, type[Any]]] = {
 
 S = TypeVar("S", bound=Settings)
 
-DEFAULT_KINDS = {"decoder": "gnn", "latents": "variational", "poses": "known", "likelihood": "direct"}
+DEFAULT_KINDS = {"decoder": "gnn", "latents": "variational", "poses": "known", "likelihood": "matched_filter"}
 
 
 def component(seam: str, kind: str) -> type[Any]:
@@ -125,6 +126,7 @@ class RunConfig(Settings):
     beads: Literal["ca", "residue", "atom"] = "residue"
     latent_prior: float = Field(1.0, ge=0, description="what a nat of the latents' prior counts")
     priors: PriorsConfig = Field(default_factory=PriorsConfig)
+    calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     hardware: HardwareSettings = Field(default_factory=HardwareSettings)
     seed: int = Field(0, ge=0, lt=2**63)

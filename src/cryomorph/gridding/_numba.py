@@ -1,7 +1,5 @@
 """The sums between beads and samples for CPUs: images in parallel, the samples of a footprint's row in one vector."""
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,8 @@ def spread(points: Tensor, amplitude: Tensor, footprints: Footprints, step_index
     """Add up footprints; see `cryomorph.gridding.transfer.Transfer`."""
     grid = torch.empty(len(points), size, size)
     use_torch_threads()
-    _compiled(footprints.taps)[0](
+    _spread(
+        (0,) * footprints.taps,
         grid.numpy(),
         _array(points),
         _array(amplitude),
@@ -40,7 +39,8 @@ def collect(
     """Sum up samples under footprints; see `cryomorph.gridding.transfer.Transfer`."""
     total, gradient = torch.empty(len(points)), torch.empty(points.shape)
     use_torch_threads()
-    _compiled(footprints.taps)[1](
+    _collect(
+        (0,) * footprints.taps,
         _array(samples),
         rows.first.numpy(),
         rows.last.numpy(),
@@ -61,133 +61,133 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().to(torch.float32).contiguous().numpy()
 
 
-@lru_cache(maxsize=16)
-def _compiled(taps: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Compile both sums for footprints of so many samples along an axis."""
-    add_row = _row_adder(taps)
-    reach = taps // 2 - 1
-
-    @jit()
-    def weigh(u: Any, table: Any, weight: Any, slope: Any) -> None:
-        for t in range(taps):
-            value, derivative = table[DEGREE, t], ZERO
-            for d in range(DEGREE - 1, -1, -1):
-                derivative = derivative * u + value
-                value = value * u + table[d, t]
-            weight[t], slope[t] = value, derivative
-
-    @jit(parallel=True)
-    def spread_all(grid: Any, points: Any, amplitude: Any, table: Any, bead_class: Any, step: Any) -> None:
-        images, size, _ = grid.shape
-        for i in prange(images):
-            flat = grid[i].reshape(-1)
-            flat[:] = ZERO
-            weight_x, weight_y, slope = np.empty(taps, np.float32), np.empty(taps, np.float32), np.empty(taps, np.float32)
-            for b in range(points.shape[1]):
-                x, y = points[i, b, 0], points[i, b, 1]
-                if not (abs(x) < FAR and abs(y) < FAR):
-                    flat[:] = np.nan
-                    break
-                column, row = int(np.floor(x)), int(np.floor(y))
-                weigh(x - np.floor(x) - HALF, table[step[i], bead_class[b]], weight_x, slope)
-                weigh(y - np.floor(y) - HALF, table[step[i], bead_class[b]], weight_y, slope)
-                column, row = column - reach, row - reach
-                if column >= 0 and row >= 0 and column + taps <= size and row + taps <= size:
-                    for r in range(taps):
-                        add_row(flat, uintp((row + r) * size + column), weight_x, amplitude[b] * weight_y[r])
-                else:
-                    for r in range(taps):
-                        start = (row + r) % size * size
-                        for t in range(taps):
-                            flat[start + (column + t) % size] += amplitude[b] * weight_y[r] * weight_x[t]
-
-    @jit(parallel=True)
-    def collect_all(
-        samples: Any,
-        first: Any,
-        last: Any,
-        offset: Any,
-        safe: Any,
-        points: Any,
-        amplitude: Any,
-        table: Any,
-        bead_class: Any,
-        step: Any,
-        total: Any,
-        gradient: Any,
-    ) -> None:
-        size = len(first)
-        centre = np.float32(size // 2)
-        for i in prange(points.shape[0]):
-            flat = samples[i]
-            weight_x, slope_x = np.empty(taps, np.float32), np.empty(taps, np.float32)
-            weight_y, slope_y = np.empty(taps, np.float32), np.empty(taps, np.float32)
-            start = np.empty(taps, np.uintp)
-            whole = ZERO
-            for b in range(points.shape[1]):
-                x, y = points[i, b, 0], points[i, b, 1]
-                if not (abs(x) < FAR and abs(y) < FAR):
-                    whole = np.float32(np.nan)
-                    gradient[i, b, 0] = gradient[i, b, 1] = whole
-                    continue
-                weigh(x - np.floor(x) - HALF, table[step[i], bead_class[b]], weight_x, slope_x)
-                weigh(y - np.floor(y) - HALF, table[step[i], bead_class[b]], weight_y, slope_y)
-                column, row = int(np.floor(x)) - reach, int(np.floor(y)) - reach
-                value, along_x, along_y = ZERO, ZERO, ZERO
-                if safe > ZERO and (x - centre) ** 2 + (y - centre) ** 2 < safe * safe:
-                    for r in range(taps):
-                        start[r] = uintp(offset[row + r] + column)
-                    # The inner loop is unrolled, the outer one is a vector.
-                    for t in range(taps):
-                        along_rows, slope_rows = ZERO, ZERO
-                        for r in range(taps):
-                            sample = flat[start[r] + uintp(t)]
-                            along_rows += weight_y[r] * sample
-                            slope_rows += slope_y[r] * sample
-                        value += weight_x[t] * along_rows
-                        along_x += slope_x[t] * along_rows
-                        along_y += weight_x[t] * slope_rows
-                else:
-                    for r in range(taps):
-                        line = (row + r) % size
-                        for t in range(taps):
-                            place = (column + t) % size
-                            if first[line] <= place < last[line]:
-                                sample = flat[offset[line] + place]
-                                value += weight_y[r] * weight_x[t] * sample
-                                along_x += weight_y[r] * slope_x[t] * sample
-                                along_y += slope_y[r] * weight_x[t] * sample
-                whole += amplitude[b] * value
-                gradient[i, b, 0], gradient[i, b, 1] = amplitude[b] * along_x, amplitude[b] * along_y
-            total[i] = whole
-
-    return spread_all, collect_all
-
-
-def _row_adder(taps: int) -> Any:
-    """Make `target[offset : offset + taps] += scale * weights` as one vector operation.
+@intrinsic  # type: ignore[misc]
+def _add_row(_: Any, taps: Any, target: Any, offset: Any, weights: Any, scale: Any) -> Any:
+    """Make `target[offset : offset + len(taps)] += scale * weights` as one vector operation.
 
     In a plain loop the compiler must assume that the two arrays overlap, and checks for it at every row.
     """
-    vector = ir.VectorType(ir.FloatType(), taps)
+    vector, every = ir.VectorType(ir.FloatType(), taps.count), ir.VectorType(ir.IntType(32), taps.count)
 
-    @intrinsic  # type: ignore[misc]
-    def add_row(_: Any, target: Any, offset: Any, weights: Any, scale: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            def place(kind: Any, array: Any, steps: list[Any]) -> Any:
-                data = context.make_array(kind)(context, builder, array).data
-                return builder.bitcast(builder.gep(data, steps), vector.as_pointer())
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        def place(argument: int, steps: Any) -> Any:
+            data = context.make_array(signature.args[argument])(context, builder, values[argument]).data
+            return builder.bitcast(builder.gep(data, [steps]), vector.as_pointer())
 
-            at = place(signature.args[0], values[0], [values[1]])
-            old = builder.load(at, align=4)
-            added = builder.load(place(signature.args[2], values[2], [ir.Constant(ir.IntType(64), 0)]), align=4)
-            one = builder.insert_element(ir.Constant(vector, ir.Undefined), values[3], ir.Constant(ir.IntType(32), 0))
-            every = ir.Constant(ir.VectorType(ir.IntType(32), taps), [0] * taps)
-            factor = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), every)
-            product = builder.fmul(added, factor, flags=["contract"])
-            builder.store(builder.fadd(old, product, flags=["contract"]), at, align=4)
-            return context.get_dummy_value()
+        at = place(1, values[2])
+        old = builder.load(at, align=4)
+        added = builder.load(place(3, ir.Constant(ir.IntType(64), 0)), align=4)
+        nothing = ir.Constant(vector, ir.Undefined)
+        first = builder.insert_element(nothing, values[4], ir.Constant(ir.IntType(32), 0))
+        factor = builder.shuffle_vector(first, nothing, ir.Constant(every, [0] * taps.count))
+        product = builder.fmul(added, factor, flags=["contract"])
+        builder.store(builder.fadd(old, product, flags=["contract"]), at, align=4)
+        return context.get_dummy_value()
 
-        return types.void(target, offset, weights, scale), generate
+    return types.void(taps, target, offset, weights, scale), generate
 
-    return add_row
+
+@jit()
+def _weigh(taps: Any, u: Any, table: Any, weight: Any, slope: Any) -> None:
+    """Evaluate a footprint and its slope on the samples around a bead, along one axis."""
+    for t in range(len(taps)):
+        value, derivative = table[DEGREE, t], ZERO
+        for d in range(DEGREE - 1, -1, -1):
+            derivative = derivative * u + value
+            value = value * u + table[d, t]
+        weight[t], slope[t] = value, derivative
+
+
+# `taps` is a tuple as long as a footprint is wide: its length is known to the compiler.
+@jit(parallel=True)
+def _spread(taps: Any, grid: Any, points: Any, amplitude: Any, table: Any, bead_class: Any, step: Any) -> None:
+    images, size, _ = grid.shape
+    width, reach = len(taps), len(taps) // 2 - 1
+    for i in prange(images):
+        flat = grid[i].reshape(-1)
+        flat[:] = ZERO
+        weight_x, weight_y, slope = (
+            np.empty(width, np.float32),
+            np.empty(width, np.float32),
+            np.empty(width, np.float32),
+        )
+        for b in range(points.shape[1]):
+            x, y = points[i, b, 0], points[i, b, 1]
+            if not (abs(x) < FAR and abs(y) < FAR):
+                flat[:] = np.nan
+                break
+            column, row = int(np.floor(x)), int(np.floor(y))
+            _weigh(taps, x - np.floor(x) - HALF, table[step[i], bead_class[b]], weight_x, slope)
+            _weigh(taps, y - np.floor(y) - HALF, table[step[i], bead_class[b]], weight_y, slope)
+            column, row = column - reach, row - reach
+            if column >= 0 and row >= 0 and column + width <= size and row + width <= size:
+                for r in range(width):
+                    _add_row(taps, flat, uintp((row + r) * size + column), weight_x, amplitude[b] * weight_y[r])
+            else:
+                for r in range(width):
+                    start = (row + r) % size * size
+                    for t in range(width):
+                        flat[start + (column + t) % size] += amplitude[b] * weight_y[r] * weight_x[t]
+
+
+@jit(parallel=True)
+def _collect(
+    taps: Any,
+    samples: Any,
+    first: Any,
+    last: Any,
+    offset: Any,
+    safe: Any,
+    points: Any,
+    amplitude: Any,
+    table: Any,
+    bead_class: Any,
+    step: Any,
+    total: Any,
+    gradient: Any,
+) -> None:
+    size = len(first)
+    width, reach = len(taps), len(taps) // 2 - 1
+    centre = np.float32(size // 2)
+    for i in prange(points.shape[0]):
+        flat = samples[i]
+        weight_x, slope_x = np.empty(width, np.float32), np.empty(width, np.float32)
+        weight_y, slope_y = np.empty(width, np.float32), np.empty(width, np.float32)
+        start = np.empty(width, np.uintp)
+        whole = ZERO
+        for b in range(points.shape[1]):
+            x, y = points[i, b, 0], points[i, b, 1]
+            if not (abs(x) < FAR and abs(y) < FAR):
+                whole = np.float32(np.nan)
+                gradient[i, b, 0] = gradient[i, b, 1] = whole
+                continue
+            _weigh(taps, x - np.floor(x) - HALF, table[step[i], bead_class[b]], weight_x, slope_x)
+            _weigh(taps, y - np.floor(y) - HALF, table[step[i], bead_class[b]], weight_y, slope_y)
+            column, row = int(np.floor(x)) - reach, int(np.floor(y)) - reach
+            value, along_x, along_y = ZERO, ZERO, ZERO
+            if safe > ZERO and (x - centre) ** 2 + (y - centre) ** 2 < safe * safe:
+                for r in range(width):
+                    start[r] = uintp(offset[row + r] + column)
+                # The inner loop is unrolled, the outer one is a vector.
+                for t in range(width):
+                    along_rows, slope_rows = ZERO, ZERO
+                    for r in range(width):
+                        sample = flat[start[r] + uintp(t)]
+                        along_rows += weight_y[r] * sample
+                        slope_rows += slope_y[r] * sample
+                    value += weight_x[t] * along_rows
+                    along_x += slope_x[t] * along_rows
+                    along_y += weight_x[t] * slope_rows
+            else:
+                for r in range(width):
+                    line = (row + r) % size
+                    for t in range(width):
+                        place = (column + t) % size
+                        if first[line] <= place < last[line]:
+                            sample = flat[offset[line] + place]
+                            value += weight_y[r] * weight_x[t] * sample
+                            along_x += weight_y[r] * slope_x[t] * sample
+                            along_y += slope_y[r] * weight_x[t] * sample
+            whole += amplitude[b] * value
+            gradient[i, b, 0], gradient[i, b, 1] = amplitude[b] * along_x, amplitude[b] * along_y
+        total[i] = whole

@@ -38,7 +38,7 @@ def collect(
 def _along_axis(
     position: Tensor, footprints: Footprints, step_index: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples (modulo the period), weights and their slopes along one axis, each of shape (b, B, taps)."""
+    """Return samples (modulo the period), weights and their slopes along one axis, each of shape (b, B, taps)."""
     finite = torch.where(torch.isfinite(position), position, 0)
     whole = finite.floor()
     taps = torch.arange(footprints.taps, device=position.device)

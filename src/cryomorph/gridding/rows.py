@@ -47,7 +47,12 @@ class Rows:
             first, last = np.where(kept, centre - half, 0), np.where(kept, centre + half + 1, 0)
             safe = float(radius)
         before = np.concatenate([[0], np.cumsum(last - first)[:-1]])
-        return cls(size, *(torch.from_numpy(a.astype(np.int64)) for a in (first, last, before - first)), int((last - first).sum()), safe)
+        return cls(
+            size,
+            *(torch.from_numpy(a.astype(np.int64)) for a in (first, last, before - first)),
+            int((last - first).sum()),
+            safe,
+        )
 
     @property
     def whole(self) -> bool:
@@ -58,7 +63,7 @@ class Rows:
         return self.count
 
     def places(self) -> Tensor:
-        """Number of each kept sample in the flattened grid, shape (samples,), int64."""
+        """Return the number of each kept sample in the flattened grid, shape (samples,), int64."""
         row = torch.arange(self.size, device=self.first.device)
         column = torch.arange(self.size, device=self.first.device)
         kept = (column >= self.first[:, None]) & (column < self.last[:, None])
