@@ -52,6 +52,71 @@ def test_propagation_matrix_of_a_path_of_three():
     torch.testing.assert_close(matrix, expected)
 
 
+def gnn(settings, template):
+    """A network whose output and biases are not near zero."""
+    torch.manual_seed(0)
+    model = GNN(settings, template)
+    for layer in (*model.layers, model.output):
+        torch.nn.init.normal_(layer.bias, std=0.3)
+    torch.nn.init.normal_(model.output.weight)
+    return model
+
+
+def value_and_gradients(model, compute, images):
+    """Displacements of the method `compute`, then the gradients by the latents and by every weight."""
+    torch.manual_seed(1)
+    z = torch.randn(images, model.latent_dim, requires_grad=True)
+    model.zero_grad()
+    moved = compute(z)
+    moved.backward(torch.randn(moved.shape))
+    return [moved.detach(), z.grad, *(parameter.grad.clone() for parameter in model.parameters())]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        GNNSettings(),
+        GNNSettings(layers=3, features=10, channels=6),
+        GNNSettings(layers=1),
+        GNNSettings(layers=1, features=5, channels=3),
+    ],
+    ids=["default", "other first layer", "one layer", "one other layer"],
+)
+@pytest.mark.parametrize("images", [3, 16, 37])
+def test_compiled_gnn_is_the_plain_one(settings, images, dimer):
+    model = gnn(settings, dimer)
+    found = value_and_gradients(model, model.displacement, images)
+    expected = value_and_gradients(model, model._plain_displacement, images)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * float(b.abs().max()))
+
+
+def test_compiled_gnn_decodes_the_same_where_no_gradient_is_wanted(dimer):
+    model = gnn(GNNSettings(layers=5), dimer)
+    z = torch.randn(20, 8)
+    with torch.no_grad():
+        decoded = model.displacement(z)
+    assert torch.equal(decoded, model.displacement(z))
+
+
+def test_compiled_gnn_gives_the_same_bits_with_any_number_of_threads(dimer):
+    model = gnn(GNNSettings(layers=3), dimer)
+    alone = value_and_gradients(model, model.displacement, 40)
+    torch.set_num_threads(2)
+    try:
+        together = value_and_gradients(model, model.displacement, 40)
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_compiled_gnn_shows_divergence(dimer):
+    model = gnn(GNNSettings(layers=3), dimer)
+    with torch.no_grad():
+        model.layers[1].weight[0, 0] = torch.nan
+    assert model.displacement(torch.randn(2, 8)).isnan().any()
+
+
 def test_gnn_gradients_agree_with_finite_differences(helix):
     torch.manual_seed(0)
     model = GNN(GNNSettings(layers=3), helix)

@@ -26,7 +26,7 @@ def kind_of(component: type[Any]) -> str:
 
 
 def discover(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
-    """Find the components defined in the modules of a package.
+    """Find the components defined in the modules of a package; those with an underscore are not looked into.
 
     Parameters
     ----------
@@ -41,10 +41,13 @@ def discover(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
         `kind` to class, sorted by kind.
     """
     found: dict[str, type[T]] = {}
-    for info in pkgutil.iter_modules(package.__path__, prefix=f"{package.__name__}."):
-        module = importlib.import_module(info.name)
+    names = (
+        f"{package.__name__}.{info.name}" for info in pkgutil.iter_modules(package.__path__) if info.name[0] != "_"
+    )
+    for name in names:
+        module = importlib.import_module(name)
         for member in vars(module).values():
-            own = isinstance(member, type) and issubclass(member, base) and member.__module__ == info.name
+            own = isinstance(member, type) and issubclass(member, base) and member.__module__ == name
             if own and "Settings" in vars(member):
                 found[kind_of(member)] = member
     return dict(sorted(found.items()))

@@ -1,7 +1,7 @@
 """Graph neural network over the protein backbone (paper A)."""
 
 import warnings
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from cryomorph.components import Settings
 from cryomorph.conformations.base import ConformationModel
 from cryomorph.structure.graph import backbone_graph
 from cryomorph.structure.model import Template
+
+if TYPE_CHECKING:
+    from cryomorph.conformations._convolution import Neighbours
 
 
 class GNNSettings(Settings):
@@ -75,6 +78,7 @@ class GNN(ConformationModel):
     """
 
     Settings = GNNSettings
+    adjacency: Tensor
 
     def __init__(self, settings: GNNSettings, template: Template) -> None:
         super().__init__(template, settings.latent_dim)
@@ -89,9 +93,15 @@ class GNN(ConformationModel):
         adjacency = normalised_adjacency(backbone_graph(template), self.nodes)
         # Sparse tensors are left out of checkpoints: the template determines this one.
         self.register_buffer("adjacency", adjacency, persistent=False)
+        self._neighbours: Neighbours | None = None
 
     def displacement(self, z: Tensor) -> Tensor:
         """Return Δ in Å, shape (b, n, 3)."""
+        if z.device.type == "cpu" and z.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+            return self._compiled_displacement(z)
+        return self._plain_displacement(z)
+
+    def _plain_displacement(self, z: Tensor) -> Tensor:
         images = len(z)
         features = self.embedding(z).view(images, self.nodes, -1).transpose(0, 1)
         for layer in self.layers:
@@ -100,6 +110,21 @@ class GNN(ConformationModel):
         with torch.autocast(features.device.type, enabled=False):  # a displacement of 10 Å must not be rounded
             moved: Tensor = self.output(features.float())
         return moved.transpose(0, 1)
+
+    def _compiled_displacement(self, z: Tensor) -> Tensor:
+        """Return the same, computed several times as fast on a CPU."""
+        from cryomorph.conformations._convolution import convolve, neighbours_of
+
+        if self._neighbours is None:
+            self._neighbours = neighbours_of(self.adjacency)
+        layers = [cast(nn.Linear, layer) for layer in self.layers]
+        return convolve(
+            self.embedding(z).view(len(z), self.nodes, -1),
+            [layer.weight for layer in layers],
+            [layer.bias for layer in layers],
+            (self.output.weight, self.output.bias),
+            self._neighbours,
+        )
 
     def _propagate(self, features: Tensor) -> Tensor:
         flat = features.reshape(self.nodes, -1)
