@@ -1,6 +1,7 @@
 """Geometric priors, against paper A's equations written as loops."""
 
 import numpy as np
+import pytest
 import torch
 
 from cryomorph.priors.bonds import BondsPrior, BondsPriorSettings
@@ -82,3 +83,42 @@ def test_bonds_and_log_distance_ignore_rigid_motions(dimer):
     moved = x @ random_rotations(1, np.random.default_rng(1))[0].T + np.array([3.0, -1.0, 2.0])
     for prior in (BondsPrior(BondsPriorSettings(), dimer), LogDistancePrior(LogDistancePriorSettings(), dimer)):
         torch.testing.assert_close(prior(as_tensor(x)), prior(as_tensor(moved)), rtol=1e-3, atol=1e-5)
+
+
+COMPILED = pytest.mark.parametrize(
+    ("cls", "settings"), [(BondsPrior, BondsPriorSettings()), (LogDistancePrior, LogDistancePriorSettings())]
+)
+
+
+def cost_and_gradient(compute, x):
+    x = x.clone().requires_grad_()
+    cost = compute(x)
+    (cost * torch.arange(1, len(x) + 1)).sum().backward()
+    return cost.detach(), x.grad
+
+
+@COMPILED
+@pytest.mark.parametrize("size", [0.01, 1.0, 50.0])
+def test_compiled_priors_are_the_plain_ones(cls, settings, size, dimer):
+    prior = cls(settings, dimer)
+    x = as_tensor(deformed(dimer, size=size))
+    x[0, 3] = x[0, 4]  # two residues in one place
+    found, slope = cost_and_gradient(prior, x)
+    expected, expected_slope = cost_and_gradient(prior._plain, x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(slope, expected_slope, rtol=1e-4, atol=1e-4 * float(expected_slope.abs().max()))
+
+
+@COMPILED
+def test_priors_take_double_precision(cls, settings, dimer):
+    prior = cls(settings, dimer)
+    x = torch.from_numpy(deformed(dimer))
+    assert prior(x).dtype == torch.float64
+    torch.testing.assert_close(prior(x).float(), prior(x.float()), rtol=1e-4, atol=1e-6)
+
+
+@COMPILED
+def test_compiled_priors_show_divergence(cls, settings, dimer):
+    x = as_tensor(deformed(dimer))
+    x[1, 5, 2] = torch.nan
+    assert cls(settings, dimer)(x).isnan().tolist() == [False, True, False]

@@ -33,6 +33,13 @@ class BondsPrior(Prior):
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Return R1 of each conformation, shape (b,)."""
+        if coordinates.device.type == "cpu" and coordinates.dtype == torch.float32:
+            from cryomorph.priors._compiled import cost_of, stretches
+
+            return cost_of(stretches, coordinates, self.bonded, self.reference)
+        return self._plain(coordinates)
+
+    def _plain(self, coordinates: Tensor) -> Tensor:
         length = (coordinates[:, 1:] - coordinates[:, :-1]).norm(dim=-1)
         stretch: Tensor = length - self.reference
         return (self.bonded * stretch.square()).sum(-1) / coordinates.shape[1]

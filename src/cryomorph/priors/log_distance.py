@@ -49,6 +49,13 @@ class LogDistancePrior(Prior):
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Return R2 of each conformation, shape (b,)."""
+        if coordinates.device.type == "cpu" and coordinates.dtype == torch.float32:
+            from cryomorph.priors._compiled import cost_of, log_distances
+
+            return cost_of(log_distances, coordinates, self.pair_weight.T, self.reference.T + 1e-6)
+        return self._plain(coordinates)
+
+    def _plain(self, coordinates: Tensor) -> Tensor:
         ratio = (self._squared_distances(coordinates) + 1e-6) / (self.reference + 1e-6)
         return (self.pair_weight * (0.5 * torch.log(ratio)).square()).sum((1, 2))
 
