@@ -136,6 +136,26 @@ def test_gradient(kind):
     assert torch.autograd.gradcheck(lambda x: model(x).positions, coordinates.double().requires_grad_(), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["residue", "atom"])
+def test_compiled_frames_are_the_plain_ones(kind):
+    template = alanines(9, bonded=[True] * 4 + [False, True, True, False])
+    model = bead_model(template, kind)
+    x = as_batch(template.coordinates).repeat(3, 1, 1) + torch.randn(
+        3, 9, 3, generator=torch.Generator().manual_seed(3)
+    )
+    x[1, 3] = 0.5 * (x[1, 2] + x[1, 4])  # three on a line
+    x[2, 2] = x[2, 4]  # no length to divide by
+    outer = torch.randn(model.positions(x).shape, generator=torch.Generator().manual_seed(4))
+    results = []
+    for place in (model.positions, model._plain_positions):
+        leaf = x.clone().requires_grad_()
+        positions = place(leaf)
+        positions.backward(outer)
+        results.append((positions.detach(), leaf.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_frames_do_not_cross_breaks_and_short_stretches_have_none():
     bonded = [True, True, True, False, True, False, True, True]  # stretches of 4, 2 and 3 residues
     template = alanines(9, bonded)

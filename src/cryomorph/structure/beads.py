@@ -121,6 +121,14 @@ class FramedBeads(BeadModel):
 
     def positions(self, coordinates: Tensor) -> Tensor:
         """Return bead positions (b, B, 3); equivariant under rigid motions wherever residues have frames."""
+        if coordinates.device.type == "cpu" and coordinates.dtype == torch.float32:
+            from cryomorph.structure._placing import Places, place_beads
+
+            places = Places(self.slot.numpy(), self.slot_offset.numpy(), self.frame_source.numpy())
+            return place_beads(coordinates, places, SHORTEST_AXIS)
+        return self._plain_positions(coordinates)
+
+    def _plain_positions(self, coordinates: Tensor) -> Tensor:
         batch, residues, _ = coordinates.shape
         x = coordinates.permute(1, 2, 0).contiguous()  # the batch last: every step below is contiguous there
         identity = torch.eye(3, dtype=x.dtype, device=x.device)[:, :, None].expand(3, 3, batch)
