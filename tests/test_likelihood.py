@@ -199,3 +199,28 @@ def test_a_group_with_a_gain_of_zero_counts_for_nothing_until_it_correlates_agai
     assert misfit[0::2].ne(0).all()
     assert misfit[1::2].eq(0).all()
     assert likelihood.power_sum[1] > 0
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 30.0])
+def test_each_image_takes_the_most_probable_scale(spread):
+    batch, beads = make_batch(24, images=4, groups=2), make_beads(4)
+    likelihood = Direct(DirectSettings(scale_spread=spread), 3)
+    likelihood.gain.copy_(torch.tensor([0.8, 1.3, 0.0]))
+    cross, power = likelihood.terms(beads, batch.rotation, batch.shift, batch)
+    gain = likelihood.gain[batch.optics_group]
+    scale = torch.linspace(0, 40, 400001)[:, None].double()
+    costs = 0.5 * scale.square() * power - scale * cross + 0.5 * ((scale - gain) / (spread * gain)).square()
+    misfit = likelihood(beads, batch.rotation, batch.shift, batch)
+    torch.testing.assert_close(misfit, costs.amin(0), rtol=1e-6, atol=1e-5)
+    batch.optics_group[:] = 2  # a gain of 0 leaves nothing to scale
+    assert likelihood(beads, batch.rotation, batch.shift, batch).eq(0).all()
+
+
+def test_gradients_at_a_scale_for_each_image():
+    batch, beads = make_batch(16, images=2), make_beads(2, beads=4)
+    likelihood = Direct(DirectSettings(scale_spread=0.5), 1)
+
+    def misfit(positions):
+        return likelihood(Beads(positions, beads.amplitude, beads.width), batch.rotation, batch.shift, batch)
+
+    assert torch.autograd.gradcheck(misfit, (beads.positions.clone().requires_grad_(),))

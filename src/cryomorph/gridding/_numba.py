@@ -11,10 +11,10 @@ from torch import Tensor
 
 from cryomorph.gridding.footprints import DEGREE, Footprints
 from cryomorph.gridding.rows import Rows
+from cryomorph.gridding.transfer import FAR
 from cryomorph.parallel import jit, prange, use_torch_threads
 
 ZERO, HALF = np.float32(0), np.float32(0.5)
-FAR = np.float32(1e7)
 
 
 def spread(points: Tensor, amplitude: Tensor, footprints: Footprints, step_index: Tensor, size: int) -> Tensor:
@@ -61,7 +61,7 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().to(torch.float32).contiguous().numpy()
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _add_row(_: Any, taps: Any, target: Any, offset: Any, weights: Any, scale: Any) -> Any:
     """Make `target[offset : offset + len(taps)] += scale * weights` as one vector operation.
 
@@ -122,7 +122,8 @@ def _spread(taps: Any, grid: Any, points: Any, amplitude: Any, table: Any, bead_
             column, row = column - reach, row - reach
             if column >= 0 and row >= 0 and column + width <= size and row + width <= size:
                 for r in range(width):
-                    _add_row(taps, flat, uintp((row + r) * size + column), weight_x, amplitude[b] * weight_y[r])
+                    at = uintp((row + r) * size + column)
+                    _add_row(taps, flat, at, weight_x, amplitude[b] * weight_y[r])  # type: ignore[call-arg]
             else:
                 for r in range(width):
                     start = (row + r) % size * size

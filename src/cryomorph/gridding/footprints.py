@@ -140,4 +140,4 @@ def _polynomials(spread: Array, taps: int, oversampling: float) -> Array:
     distance = np.arange(taps) - taps / 2 + 0.5 - nodes[:, None]
     values = np.stack([_widened(distance, s, oversampling) for s in spread])
     powers = nodes[:, None] ** np.arange(DEGREE + 1)
-    return np.linalg.solve(powers, values)
+    return np.asarray(np.linalg.solve(powers, values), dtype=np.float64)

@@ -1,6 +1,6 @@
 """Which samples of a periodic grid are kept, row by row."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -48,10 +48,12 @@ class Rows:
             safe = float(radius)
         before = np.concatenate([[0], np.cumsum(last - first)[:-1]])
         return cls(
-            size,
-            *(torch.from_numpy(a.astype(np.int64)) for a in (first, last, before - first)),
-            int((last - first).sum()),
-            safe,
+            size=size,
+            first=torch.from_numpy(first.astype(np.int64)),
+            last=torch.from_numpy(last.astype(np.int64)),
+            offset=torch.from_numpy((before - first).astype(np.int64)),
+            count=int((last - first).sum()),
+            safe=safe,
         )
 
     @property
@@ -71,5 +73,4 @@ class Rows:
 
     def to(self, device: torch.device) -> Self:
         """Return a copy on another device."""
-        tensors = (tensor.to(device) for tensor in (self.first, self.last, self.offset))
-        return type(self)(self.size, *tensors, self.count, self.safe)
+        return replace(self, first=self.first.to(device), last=self.last.to(device), offset=self.offset.to(device))

@@ -51,9 +51,9 @@ class BoxGrid:
         return pixel_size * (self.box / self.size)
 
     def damping(self, pixel_size: Tensor, reference: float) -> Tensor:
-        """What a bead's footprint leaves to the coefficients, along one axis.
+        """Return what a bead's footprint leaves to the coefficients, along one axis, at indices 0..K.
 
-        The Gaussian of the narrowest bead over the transform of the gridding kernel and the pixel size, at indices 0..K.
+        The Gaussian of the narrowest bead, over the transform of the gridding kernel and the pixel size.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ def filtered_windows(likelihood: Likelihood, batch: ParticleBatch, rows: Rows, r
     filtered = filtered * wave[:, 1, :, None] * wave[:, 0, None, grid.highest :]
     spectrum = filtered.new_zeros(len(damping), grid.size, grid.size // 2 + 1)
     spectrum[:, index % grid.size, : grid.highest + 1] = filtered
-    samples = torch.fft.irfft2(spectrum, s=(grid.size, grid.size), norm="forward")
+    samples: Tensor = torch.fft.irfft2(spectrum, s=(grid.size, grid.size), norm="forward")
     places = rows.places()
     centred = (places // rows.size - rows.size // 2) % rows.size * rows.size
     centred += (places % rows.size - rows.size // 2) % rows.size

@@ -194,9 +194,9 @@ def radial_pairs(
     window = WindowGrid.make(_diameter(beads.positions[0]) * ROOM, highest)
     if window.size >= box.grid.size and not always:
         return None, "on the box of the images, which is hardly larger than the molecule"
-    footprints = Footprints.make(
-        beads.width.double().cpu().numpy(), np.array([window.step]), window.oversampling
-    ).to(beads.width.device)
+    footprints = Footprints.make(beads.width.double().cpu().numpy(), np.array([window.step]), window.oversampling).to(
+        beads.width.device
+    )
     defocus = float(np.maximum(np.abs(table.defocus_u), np.abs(table.defocus_v)).max())
     radial = RadialPairs(window, box.grid, footprints, calibration, defocus, box.sums)
     in_power, in_gradient = _difference(radial, box, stack, beads)
@@ -215,7 +215,9 @@ def _difference(radial: RadialPairs, box: BoxPairs, stack: ParticleStack, beads:
     points = project(beads.positions.detach().expand(len(rows), -1, -1), rotation, torch.zeros_like(batch.shift))
     power, slope = radial(points, beads.amplitude, batch)
     exact_power, exact_slope = box(points, beads.amplitude, batch)
-    return float(((power - exact_power) / exact_power).abs().max()), float((slope - exact_slope).norm() / exact_slope.norm())
+    return float(((power - exact_power) / exact_power).abs().max()), float(
+        (slope - exact_slope).norm() / exact_slope.norm()
+    )
 
 
 def _diameter(positions: Tensor) -> float:

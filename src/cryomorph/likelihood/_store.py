@@ -125,7 +125,7 @@ def _complete(path: Path, shape: tuple[int, int], dtype: str) -> bool:
         windows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False
-    return windows.shape == shape and windows.dtype == np.dtype(dtype)
+    return bool(windows.shape == shape and windows.dtype == np.dtype(dtype))
 
 
 def _fingerprint(stack: ParticleStack, likelihood: Likelihood, rows: Rows, reference: float, dtype: str) -> str:
@@ -142,6 +142,6 @@ def _fingerprint(stack: ParticleStack, likelihood: Likelihood, rows: Rows, refer
     for values in (*per_particle, *optics, table.amplitude_contrast, table.phase_shift, table.b_factor):
         digest.update(np.ascontiguousarray(values).tobytes())
     if likelihood.calibration is not None:
-        for values in (likelihood.calibration.noise, likelihood.calibration.signal):
-            digest.update(values.cpu().numpy().tobytes())
+        for shells in (likelihood.calibration.noise, likelihood.calibration.signal):
+            digest.update(shells.cpu().numpy().tobytes())
     return digest.hexdigest()[:24]

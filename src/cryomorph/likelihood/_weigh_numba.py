@@ -78,7 +78,7 @@ def _weigh_radial(spectrum: Any, table: Any, place: Any, unspread: Any) -> None:
 
 @jit(parallel=True)
 def _weigh_box(spectrum: Any, share: Any, group: Any, axis: Any, phase: Any) -> None:
-    images, size, width = spectrum.shape
+    images, size, _ = spectrum.shape
     highest = axis.shape[1] - 1
     for i in prange(images):
         xx, yy, xy, fourth, constant = phase[i, 0], phase[i, 1], phase[i, 2], phase[i, 3], phase[i, 4]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from cryomorph.components import Settings
@@ -38,6 +39,23 @@ class ShellCalibration:
         return type(self)(self.noise.to(device), self.signal.to(device))
 
 
+def contrast_transfer(batch: ParticleBatch, box: int) -> Tensor:
+    """Contrast transfer function at each coefficient of `image_coefficients`; shape (b, 2K + 1, K + 1)."""
+    highest = band(box)
+    step = 1 / (box * batch.pixel_size)[:, None, None]
+    frequency_x = torch.arange(highest + 1, device=step.device) * step
+    frequency_y = torch.arange(-highest, highest + 1, device=step.device)[:, None] * step
+    return ctf(frequency_x, frequency_y, batch.ctf)
+
+
+class LikelihoodSettings(Settings):
+    """What every likelihood has."""
+
+    scale_spread: float = Field(
+        0.0, ge=0, description="standard deviation of images' scales as a share of their group's gain; 0: all the same"
+    )
+
+
 class Likelihood(nn.Module, ABC):
     """Gaussian misfit of images and projected beads, relative to an empty image.
 
@@ -47,10 +65,13 @@ class Likelihood(nn.Module, ABC):
 
     The gain `s` takes the beads' arbitrary unit of scattering to the unit of the normalised images. There is one for
     each optics group, estimated from the data in closed form: the two sums that determine it are gathered while the
-    misfit is computed, and `update_gain` puts their quotient in place.
+    misfit is computed, and `update_gain` puts their quotient in place. With a `scale_spread` each image has a scale of
+    its own, normally distributed about the gain; the most probable one, in closed form, is taken.
 
     Parameters
     ----------
+    settings
+        Of the likelihood.
     groups
         Number of optics groups.
 
@@ -62,20 +83,19 @@ class Likelihood(nn.Module, ABC):
         None takes noise as white and the contrast transfer as it is. What was prepared with another one is stale.
     """
 
-    Settings: ClassVar[type[Settings]]
+    Settings: ClassVar[type[LikelihoodSettings]]
     gain: Tensor
     cross_sum: Tensor
     power_sum: Tensor
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, settings: LikelihoodSettings, groups: int) -> None:
         super().__init__()
+        self.settings = settings
         for name, start in (("gain", 1.0), ("cross_sum", 0.0), ("power_sum", 0.0)):
             self.register_buffer(name, torch.full((groups,), start, dtype=torch.float64))
         self.calibration: ShellCalibration | None = None
 
-    def prepare(
-        self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None
-    ) -> BatchSource:
+    def prepare(self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None) -> BatchSource:
         """Make ready what is made once for all images, and return where batches come from.
 
         Parameters
@@ -120,21 +140,25 @@ class Likelihood(nn.Module, ABC):
         """
 
     def forward(self, beads: Beads, rotation: Tensor, shift: Tensor, batch: ParticleBatch) -> Tensor:
-        """Return the misfit of each image at the current gain, shape (b,)."""
+        """Return the misfit of each image at the current gain, shape (b,); a scale of its own costs its prior."""
         cross, model_power = self.terms(beads, rotation, shift, batch)
         with torch.no_grad():
             self.cross_sum.index_add_(0, batch.optics_group, cross.double())
             self.power_sum.index_add_(0, batch.optics_group, model_power.double())
         gain = self.gain[batch.optics_group].to(cross.dtype)
-        return 0.5 * gain.square() * model_power - gain * cross
+        spread = self.settings.scale_spread * gain
+        if self.settings.scale_spread == 0:
+            return 0.5 * gain.square() * model_power - gain * cross
+        with torch.no_grad():  # at the best scale the misfit does not change with it
+            # Written so that a gain of 0 leaves no room for a scale.
+            scale = (cross * spread.square() + gain) / (model_power * spread.square() + 1)
+            scale.clamp_(min=0.0)
+            prior = 0.5 * ((scale - gain) / spread.clamp(min=torch.finfo(spread.dtype).tiny)).square()
+        return 0.5 * scale.square() * model_power - scale * cross + prior
 
     def transfer(self, batch: ParticleBatch, box: int) -> Tensor:
         """Signal in each coefficient of `image_coefficients`, `h` times the calibrated signal; (b, 2K + 1, K + 1)."""
-        highest = band(box)
-        step = 1 / (box * batch.pixel_size)[:, None, None]
-        frequency_x = torch.arange(highest + 1, device=step.device) * step
-        frequency_y = torch.arange(-highest, highest + 1, device=step.device)[:, None] * step
-        transfer = ctf(frequency_x, frequency_y, batch.ctf)
+        transfer = contrast_transfer(batch, box)
         if self.calibration is None:
             return transfer
         return transfer * self._of_shells(self.calibration.signal, batch, box).to(transfer.dtype)

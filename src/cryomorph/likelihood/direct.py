@@ -5,15 +5,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cryomorph.components import Settings
 from cryomorph.fourier import band, image_coefficients
 from cryomorph.geometry import project
-from cryomorph.likelihood.base import Likelihood
+from cryomorph.likelihood.base import Likelihood, LikelihoodSettings
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.structure.beads import Beads
 
 
-class DirectSettings(Settings):
+class DirectSettings(LikelihoodSettings):
     """Every image and every projection in full, coefficient by coefficient."""
 
     kind: Literal["direct"] = "direct"
@@ -64,10 +63,6 @@ class Direct(Likelihood):
     """Residual over all Fourier coefficients within the Nyquist circle, of noise that is white or calibrated."""
 
     Settings = DirectSettings
-
-    def __init__(self, settings: DirectSettings, groups: int) -> None:
-        super().__init__(groups)
-        self.settings = settings
 
     def terms(self, beads: Beads, rotation: Tensor, shift: Tensor, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
         """Return `⟨y, h * v⟩` and `‖h * v‖²` of each image; see the base class."""

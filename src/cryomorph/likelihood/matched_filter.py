@@ -16,7 +16,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cryomorph.components import Settings
 from cryomorph.geometry import project
 from cryomorph.gridding.footprints import SUPPORT, Footprints
 from cryomorph.gridding.rows import Rows
@@ -25,7 +24,7 @@ from cryomorph.likelihood._filtering import BoxGrid, filtered_windows
 from cryomorph.likelihood._pairs import BoxPairs, pixel_size_index
 from cryomorph.likelihood._radial import RadialPairs, radial_pairs
 from cryomorph.likelihood._store import WindowStore
-from cryomorph.likelihood.base import Likelihood
+from cryomorph.likelihood.base import Likelihood, LikelihoodSettings
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress
@@ -34,14 +33,15 @@ from cryomorph.structure.beads import Beads
 logger = logging.getLogger(__name__)
 
 
-class MatchedFilterSettings(Settings):
+class MatchedFilterSettings(LikelihoodSettings):
     """What is kept of the images, and how the pair term is computed."""
 
     kind: Literal["matched_filter"] = "matched_filter"
     margin: float = Field(8.0, ge=0, description="Å that windows reach beyond the template's beads")
     storage: Literal["float16", "float32"] = Field("float16", description="numbers kept in the windows")
     pairs: Literal["auto", "box", "radial"] = Field(
-        "auto", description="box: exact always; radial: faster without astigmatism; auto: radial where it agrees with box"
+        "auto",
+        description="box: exact always; radial: faster without astigmatism; auto: radial where it agrees with box",
     )
     engine: Engine = Field("auto", description="numba on a CPU and Triton on a GPU, or one of torch, numba, triton")
 
@@ -60,12 +60,15 @@ class _Windows:
         Of the beads on it.
     pixel_sizes
         Å, distinct and ascending, those of the footprints' steps.
+    width
+        Of the beads in Å, shape (B,).
     """
 
     grid: BoxGrid
     rows: Rows
     footprints: Footprints
     pixel_sizes: Tensor
+    width: Tensor
 
 
 def _windows(box: int, pixel_sizes: Tensor, width: Tensor, reach: float) -> _Windows:
@@ -75,7 +78,7 @@ def _windows(box: int, pixel_sizes: Tensor, width: Tensor, reach: float) -> _Win
     footprints = Footprints.make(width.double().cpu().numpy(), steps.numpy(), grid.oversampling)
     rows = Rows.disc(grid.size, reach / float(steps.min()))
     device = width.device
-    return _Windows(grid, rows.to(device), footprints.to(device), pixel_sizes.to(device))
+    return _Windows(grid, rows.to(device), footprints.to(device), pixel_sizes.to(device), width)
 
 
 class MatchedFilter(Likelihood):
@@ -87,10 +90,10 @@ class MatchedFilter(Likelihood):
     """
 
     Settings = MatchedFilterSettings
+    settings: MatchedFilterSettings
 
     def __init__(self, settings: MatchedFilterSettings, groups: int) -> None:
-        super().__init__(groups)
-        self.settings = settings
+        super().__init__(settings, groups)
         self._prepared: _Windows | None = None
         self._box_pairs: BoxPairs | None = None
         self._radial_pairs: RadialPairs | None = None
@@ -128,8 +131,8 @@ class MatchedFilter(Likelihood):
         if not outside:
             return []
         return [
-            f"{outside / beads:.2g} of the bead positions lay outside the windows kept of the images, where images count "
-            f"as empty: start again with a larger likelihood.margin (it is {self.settings.margin:g} Å)"
+            f"{outside / beads:.2g} of the bead positions lay outside the windows kept of the images, where images "
+            f"count as empty: start again with a larger likelihood.margin (it is {self.settings.margin:g} Å)"
         ]
 
     def _samples(self, beads: Beads, batch: ParticleBatch) -> tuple[_Windows, Tensor]:
@@ -137,10 +140,14 @@ class MatchedFilter(Likelihood):
         if batch.statistic is not None:
             if self._prepared is None:
                 raise ValueError("the windows of this batch were prepared by another likelihood")
+            known = self._prepared.width
+            if beads.width is not known and not torch.equal(beads.width, known):
+                raise ValueError("the windows of this batch were prepared for other beads")
             return self._prepared, batch.statistic.float()
         if batch.image is None:
             raise ValueError("a likelihood needs the images of the batch, or what it prepared of them")
-        windows = _windows(batch.image.shape[-1], batch.pixel_size.unique(), beads.width, float("inf"))
+        pixel_sizes = torch.unique(batch.pixel_size)  # sorted
+        windows = _windows(batch.image.shape[-1], pixel_sizes, beads.width, float("inf"))
         return windows, filtered_windows(self, batch, windows.rows, windows.footprints.reference).float()
 
     def _cross(
