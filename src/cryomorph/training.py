@@ -108,7 +108,7 @@ class Trainer:
         self.latent_prior = latent_prior
         self.mixed = mixed
         self.seed = seed
-        optimizer = torch.optim.Adam(reconstruction.parameters(), lr=settings.learning_rate)
+        optimizer = torch.optim.Adam(reconstruction.parameters(), lr=settings.learning_rate, fused=True)
         self.forward, self.optimizer = fabric.setup(reconstruction, optimizer)
         self.latent_optimizer = latents.optimizer(settings.latent_learning_rate)
         self.owned = torch.arange(len(stack)) % fabric.world_size == fabric.global_rank
@@ -292,8 +292,8 @@ class Trainer:
         self.optimizer.step()
         self.latent_optimizer.step()
         self.batches_done += 1
-        totals = [*(terms[name].detach().sum() for name in TERMS), objective.new_tensor(len(batch))]
-        self.sums += torch.stack(totals)
+        self.sums[:-1] += torch.stack([terms[name].detach() for name in TERMS]).sum(1)
+        self.sums[-1] += len(batch)
 
     def _note(self) -> str:
         """Return a remark for the progress bar; looks at the sums, which waits for a GPU, only now and then."""
