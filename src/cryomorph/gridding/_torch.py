@@ -5,6 +5,7 @@ from torch import Tensor
 
 from cryomorph.gridding.footprints import Footprints
 from cryomorph.gridding.rows import Rows
+from cryomorph.gridding.transfer import FAR
 
 
 def spread(points: Tensor, amplitude: Tensor, footprints: Footprints, step_index: Tensor, size: int) -> Tensor:
@@ -15,8 +16,8 @@ def spread(points: Tensor, amplitude: Tensor, footprints: Footprints, step_index
     places = row[..., :, None] * size + column[..., None, :]
     grid = points.new_zeros(len(points), size * size)
     grid.scatter_add_(1, places.flatten(1), values.flatten(1))
-    broken = ~torch.isfinite(points).all(2).all(1)
-    return grid.masked_fill(broken[:, None], torch.nan).view(-1, size, size)
+    usable = (points.abs() < FAR).all(2).all(1)
+    return grid.masked_fill(~usable[:, None], torch.nan).view(-1, size, size)
 
 
 def collect(
@@ -39,11 +40,11 @@ def _along_axis(
     position: Tensor, footprints: Footprints, step_index: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return samples (modulo the period), weights and their slopes along one axis, each of shape (b, B, taps)."""
-    finite = torch.where(torch.isfinite(position), position, 0)
-    whole = finite.floor()
+    usable = position.abs() < FAR
+    whole = torch.where(usable, position, 0).floor()
     taps = torch.arange(footprints.taps, device=position.device)
     sample = (whole.long()[..., None] - footprints.taps // 2 + 1 + taps) % size
-    u = (position - whole - 0.5)[..., None]
+    u = torch.where(usable, position - whole - 0.5, torch.nan)[..., None]
     powers = footprints.table[step_index][:, footprints.bead_class]  # (b, B, degree + 1, taps)
     weight, slope = powers[..., -1, :], torch.zeros_like(powers[..., -1, :])
     for coefficient in powers.unbind(2)[-2::-1]:

@@ -2,15 +2,20 @@
 
 import importlib
 import importlib.util
+import os
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from cryomorph.errors import InputError
 from cryomorph.gridding.footprints import Footprints
 from cryomorph.gridding.rows import Rows
 
 Engine = Literal["auto", "torch", "numba", "triton"]
+
+FAR = 1e7
+"""Samples; positions beyond count as not finite: float32 can hardly tell where between two samples they are."""
 
 
 class Transfer(Protocol):
@@ -24,7 +29,7 @@ class Transfer(Protocol):
         Parameters
         ----------
         points
-            Positions (x, y) of the beads of each image, shape (b, B, 2), float32.
+            Positions (x, y) of the beads of each image, shape (b, B, 2), float32; modulo N.
         amplitude
             Of the beads, shape (B,).
         footprints
@@ -37,7 +42,7 @@ class Transfer(Protocol):
         Returns
         -------
         Tensor (b, N, N)
-            NaN throughout where a position is not finite.
+            NaN throughout where a position of the image is not finite.
         """
 
     def collect(
@@ -63,18 +68,36 @@ class Transfer(Protocol):
         Returns
         -------
         total : Tensor (b,)
+            NaN where a position of the image is not finite.
         gradient : Tensor (b, B, 2)
-            Its derivative by the points, per sample.
+            Its derivative by the points, per sample; NaN for the bead that is nowhere.
         """
 
 
 def transfer(engine: Engine, device: torch.device) -> Transfer:
-    """Return the sums for a device; "auto" takes numba on a CPU, Triton on a GPU if it is installed, else PyTorch."""
-    if engine == "auto":
-        if device.type == "cpu":
-            engine = "numba"
-        else:
-            engine = "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "torch"
+    """Return the sums for a device, by the engine that `resolve` finds."""
     # Compilers take long to import: only the one that is used.
-    module: Transfer = importlib.import_module(f"cryomorph.gridding._{engine}")  # type: ignore[assignment]
+    module: Transfer = importlib.import_module(f"cryomorph.gridding._{resolve(engine, device)}")
     return module
+
+
+def resolve(engine: Engine, device: torch.device) -> str:
+    """Name an engine: for "auto" numba on a CPU, Triton on a GPU if it is installed, else PyTorch.
+
+    Raises
+    ------
+    InputError
+        If the engine that was asked for does not work on the device.
+    """
+    on_cpu, has_triton = device.type == "cpu", importlib.util.find_spec("triton") is not None
+    if engine == "auto":
+        if on_cpu:
+            return "numba"
+        return "triton" if device.type == "cuda" and has_triton else "torch"
+    if engine == "numba" and not on_cpu:
+        raise InputError("engine: numba works on CPUs only; on a GPU take triton or torch")
+    if engine == "triton" and not has_triton:
+        raise InputError("engine: triton is not installed; take torch, or install triton")
+    if engine == "triton" and on_cpu and not os.environ.get("TRITON_INTERPRET"):
+        raise InputError("engine: triton works on GPUs; on a CPU take numba or torch")
+    return engine

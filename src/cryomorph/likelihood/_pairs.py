@@ -13,8 +13,9 @@ from torch import Tensor
 from cryomorph.fourier import inside_circle, shell_index
 from cryomorph.gridding.footprints import Footprints
 from cryomorph.gridding.rows import Rows
-from cryomorph.gridding.transfer import Transfer
+from cryomorph.gridding.transfer import Engine, transfer
 from cryomorph.likelihood._filtering import BoxGrid
+from cryomorph.likelihood._weighing import products
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.optics import phase_coefficients
 from cryomorph.particles.batch import ParticleBatch
@@ -32,14 +33,16 @@ class PairTerm(ABC):
         Of the beads on that grid.
     size
         Samples N along an edge of the grid.
-    sums
-        Moves numbers between beads and samples.
+    engine
+        For all that is not a Fourier transform.
     """
 
-    def __init__(self, footprints: Footprints, size: int, sums: Transfer) -> None:
+    def __init__(self, footprints: Footprints, size: int, engine: Engine) -> None:
+        device = footprints.table.device
         self.footprints = footprints
-        self.sums = sums
-        self.rows = Rows.disc(size, float("inf")).to(footprints.table.device)
+        self.engine = engine
+        self.sums, self.products = transfer(engine, device), products(engine, device)
+        self.rows = Rows.disc(size, float("inf")).to(device)
 
     def __call__(self, points: Tensor, amplitude: Tensor, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
         """Return `‖h * v‖²` of each image (b,) and its gradient (b, B, 2) by the points, both in units of Å.
@@ -96,8 +99,8 @@ class BoxPairs(PairTerm):
         Å, those of the footprints' steps, ascending.
     calibration
         Of the shells, or None.
-    sums
-        Moves numbers between beads and samples.
+    engine
+        See the base class.
     """
 
     def __init__(
@@ -106,9 +109,9 @@ class BoxPairs(PairTerm):
         footprints: Footprints,
         pixel_sizes: Tensor,
         calibration: ShellCalibration | None,
-        sums: Transfer,
+        engine: Engine,
     ) -> None:
-        super().__init__(footprints, grid.size, sums)
+        super().__init__(footprints, grid.size, engine)
         self.grid = grid
         self.pixel_sizes = pixel_sizes
         device = footprints.table.device
@@ -130,29 +133,10 @@ class BoxPairs(PairTerm):
         return group, damping.square() * envelope, phase_coefficients(batch.ctf, unit)
 
     def _weigh(self, spectrum: Tensor, weighing: tuple[Tensor, ...]) -> None:
-        if spectrum.device.type == "cpu":
-            from cryomorph.likelihood._weigh_numba import weigh_box
-
-            weigh_box(spectrum, self.share, *weighing)
-        else:
-            _weigh_box(spectrum, self.share, *weighing)
+        group, axis, phase = weighing
+        self.products.weigh_box(spectrum, self.share, group, axis, phase)
 
 
 def pixel_size_index(pixel_sizes: Tensor, batch: ParticleBatch) -> Tensor:
     """Which of some ascending pixel sizes each image has, int64, shape (b,)."""
     return torch.searchsorted(pixel_sizes, batch.pixel_size).clamp(max=len(pixel_sizes) - 1)
-
-
-def _weigh_box(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: Tensor) -> None:
-    """Multiply spectra by the power of the transfer; see `cryomorph.likelihood._weigh_numba.weigh_box`."""
-    highest = axis.shape[1] - 1
-    kx = torch.arange(highest + 1, device=axis.device)
-    ky = torch.arange(-highest, highest + 1, device=axis.device)
-    x2, y2 = kx.square(), ky.square()[:, None]
-    xx, yy, xy, fourth, constant = (values[:, None, None] for values in phase.unbind(1))
-    turns = xx * x2 + yy * y2 + xy * (kx * ky[:, None]) + fourth * (x2 + y2).square() + constant
-    power = 0.5 - 0.5 * torch.cos(2 * torch.pi * (turns - turns.round())).to(axis.dtype)
-    factor = share[group] * power * axis[:, None] * axis[:, ky.abs()][:, :, None]
-    kept = spectrum[:, ky % spectrum.shape[1], : highest + 1] * factor
-    spectrum.zero_()
-    spectrum[:, ky % spectrum.shape[1], : highest + 1] = kept

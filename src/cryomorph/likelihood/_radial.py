@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cryomorph.geometry import project, random_rotations
 from cryomorph.gridding.footprints import SUPPORT, Footprints, kernel_transform
-from cryomorph.gridding.transfer import Transfer
+from cryomorph.gridding.transfer import Engine
 from cryomorph.likelihood._filtering import BoxGrid
 from cryomorph.likelihood._pairs import BoxPairs, PairTerm
 from cryomorph.likelihood.base import ShellCalibration
@@ -98,8 +98,8 @@ class RadialPairs(PairTerm):
         Of the shells, or None.
     defocus
         Å, the largest: how finely frequencies are sampled.
-    sums
-        Moves numbers between beads and samples.
+    engine
+        See the base class.
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class RadialPairs(PairTerm):
         footprints: Footprints,
         calibration: ShellCalibration | None,
         defocus: float,
-        sums: Transfer,
+        engine: Engine,
     ) -> None:
-        super().__init__(footprints, window.size, sums)
+        super().__init__(footprints, window.size, engine)
         self.window, self.box_grid = window, box_grid
         device = footprints.table.device
         nodes, to_radii, radii2 = _table_matrix(window, defocus)
@@ -157,14 +157,7 @@ class RadialPairs(PairTerm):
 
     def _weigh(self, spectrum: Tensor, weighing: tuple[Tensor, ...]) -> None:
         (table,) = weighing
-        if spectrum.device.type == "cpu":
-            from cryomorph.likelihood._weigh_numba import weigh_radial
-
-            weigh_radial(spectrum, table, self.place, self.unspread)
-        else:
-            mirrored = torch.cat([self.unspread, self.unspread[1:-1].flip(0)])
-            padded = torch.cat([table, torch.zeros_like(table[:, :1])], dim=1)
-            spectrum *= padded[:, self.place] * self.unspread * mirrored[:, None]
+        self.products.weigh_radial(spectrum, table, self.place, self.unspread)
 
 
 def radial_pairs(
@@ -198,7 +191,7 @@ def radial_pairs(
         beads.width.device
     )
     defocus = float(np.maximum(np.abs(table.defocus_u), np.abs(table.defocus_v)).max())
-    radial = RadialPairs(window, box.grid, footprints, calibration, defocus, box.sums)
+    radial = RadialPairs(window, box.grid, footprints, calibration, defocus, box.engine)
     in_power, in_gradient = _difference(radial, box, stack, beads)
     compared = f"it differs from the box of the images by {in_power:.1e} in value and {in_gradient:.1e} in gradient"
     if always or (in_power < TOLERANCE and in_gradient < GRADIENT_TOLERANCE):

@@ -1,4 +1,4 @@
-"""Contrast transfer of spectra on a CPU: squared transfer function evaluated where it is needed, never stored."""
+"""Contrast transfer of spectra on a CPU: images in parallel, rows in vectors."""
 
 from math import factorial, pi
 from typing import Any
@@ -15,21 +15,7 @@ HALF, ZERO = np.float32(0.5), np.float32(0)
 
 
 def weigh_box(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phase: Tensor) -> None:
-    """Multiply spectra, in place, by the power of the transfer.
-
-    Parameters
-    ----------
-    spectrum
-        Half of the plane, shape (b, N, N // 2 + 1), complex64.
-    share
-        Of each coefficient with `ky = -K..K, kx = 0..K`, for each optics group, shape (groups, 2K + 1, K + 1).
-    group
-        Optics group of each image, shape (b,).
-    axis
-        Factors at indices 0..K of either axis, shape (b, K + 1).
-    phase
-        What `cryomorph.optics.phase_coefficients` returns, shape (b, 5).
-    """
+    """Multiply spectra by the power of the transfer; see `cryomorph.likelihood._weighing.Weighing`."""
     use_torch_threads()
     _weigh_box(
         spectrum.numpy().view(np.float32),
@@ -41,19 +27,7 @@ def weigh_box(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phas
 
 
 def weigh_radial(spectrum: Tensor, table: Tensor, place: Tensor, unspread: Tensor) -> None:
-    """Multiply spectra, in place, by radial tables.
-
-    Parameters
-    ----------
-    spectrum
-        Half of the plane, shape (b, N, N // 2 + 1), complex64.
-    table
-        Weight at each radius, shape (b, radii).
-    place
-        Radius of each coefficient, shape (N, N // 2 + 1), int64; the number of radii where nothing counts.
-    unspread
-        Factors at indices 0..N // 2 of either axis, shape (N // 2 + 1,).
-    """
+    """Multiply spectra by radial tables; see `cryomorph.likelihood._weighing.Weighing`."""
     use_torch_threads()
     _weigh_radial(spectrum.numpy().view(np.float32), table.numpy(), place.numpy(), unspread.numpy())
 

@@ -174,8 +174,7 @@ class MatchedFilter(Likelihood):
         return self._box_pairs(points, amplitude, batch)
 
     def _pairs_of(self, windows: _Windows) -> BoxPairs:
-        sums = transfer(self.settings.engine, windows.pixel_sizes.device)
-        return BoxPairs(windows.grid, windows.footprints, windows.pixel_sizes, self.calibration, sums)
+        return BoxPairs(windows.grid, windows.footprints, windows.pixel_sizes, self.calibration, self.settings.engine)
 
     def _count(self, points: Tensor, rows: Rows) -> None:
         """Count beads, and those whose middle samples are not all in the windows."""
