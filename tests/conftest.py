@@ -19,6 +19,8 @@ from cryomorph.workflows import simulate_images, train
 from small_runs import folder_state, run_settings
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # to be set before Triton is imported
 
 SEQUENCE = ("MET", "ARG", "GLY", "PHE", "LEU", "SER", "LYS", "ALA", "GLU", "TRP", "THR", "VAL")
 
