@@ -5,12 +5,17 @@ import os
 # Tests compare bits: the number of threads must not depend on the machine. For small molecules one is fastest.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import torch
+
+# Triton looks at this when it is imported, and much of what follows imports it.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from pathlib import Path
 
 import gemmi
 import numpy as np
 import pytest
-import torch
 
 from cryomorph.config import parse_config
 from cryomorph.simulate import SimulationSettings
@@ -19,8 +24,6 @@ from cryomorph.workflows import simulate_images, train
 from small_runs import folder_state, run_settings
 
 torch.set_num_threads(1)
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # to be set before Triton is imported
 
 SEQUENCE = ("MET", "ARG", "GLY", "PHE", "LEU", "SER", "LYS", "ALA", "GLU", "TRP", "THR", "VAL")
 

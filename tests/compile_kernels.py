@@ -1,0 +1,39 @@
+"""Compile all Triton kernels for a Hopper GPU, which need not be there; run by tests, outside the interpreter.
+
+The interpreter takes programs that the compiler refuses.
+"""
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+from cryomorph.gridding import _triton
+from cryomorph.likelihood import _weigh_triton
+
+FLOATS = (
+    "points",
+    "amplitude",
+    "table",
+    "grid",
+    "samples",
+    "value",
+    "gradient",
+    "spectrum",
+    "share",
+    "axis",
+    "unspread",
+)
+INTEGERS = ("bead_class", "step_index", "first", "last", "offset", "group", "place")
+TYPES = {"phase": "*fp64"} | dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(INTEGERS, "*i64")
+
+
+def build(kernel, **constants):
+    types = {name: TYPES.get(name, "i32") for name in kernel.arg_names} | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(kernel, types, constants)
+    built = compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True})
+    print(kernel.__name__, constants, len(built.asm["cubin"]))
+
+
+for kernel in (_triton._spread, _triton._collect):
+    build(kernel, TAPS=24, COLUMNS=32, BEADS=_triton.BREADTH // 32)
+for kernel in (_weigh_triton._weigh_box, _weigh_triton._weigh_radial):
+    build(kernel, PARTS=256)
