@@ -1,14 +1,21 @@
 """The same numbers on a GPU as on the CPU; skipped, visibly, where there is none."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from cryomorph.config import component
 from cryomorph.likelihood.direct import Direct, DirectSettings
+from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSettings
 from cryomorph.structure.beads import Beads
+from particle_arrays import ArrayStack
 from test_likelihood import make_batch, make_beads
+from test_matched_filter import assert_agree, isotropic, single, template_of, terms_and_gradients, wide
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+GPU = torch.device("cuda")
 
 
 def test_direct_likelihood_agrees_with_the_cpu():
@@ -23,6 +30,38 @@ def test_direct_likelihood_agrees_with_the_cpu():
         misfit.sum().backward()
         results.append((misfit.detach().cpu(), positions.grad.cpu()))
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-8)
+
+
+def beads_on_gpu(beads):
+    return Beads(beads.positions.to(GPU), beads.amplitude.to(GPU), beads.width.to(GPU))
+
+
+def assert_agrees_with_the_cpu(likelihood, beads, batch, expected, tolerance=3e-5):
+    """Compare with exact terms and gradients on the CPU; float32 rounding is left."""
+    found = terms_and_gradients(likelihood, beads_on_gpu(single(beads)), batch.to(GPU), moved=0.7)
+    assert all(values.device.type == "cuda" for values in found)
+    assert_agree([values.cpu() for values in found], expected, tolerance)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("box", [25, 80])
+def test_matched_filter_agrees_with_the_direct_likelihood_on_the_cpu(box, engine):
+    batch, beads = make_batch(box), make_beads(beads=30)
+    expected = terms_and_gradients(Direct(DirectSettings(), 1), beads, batch, moved=0.7)
+    likelihood = MatchedFilter(MatchedFilterSettings(engine=engine), 1).to(GPU)
+    assert_agrees_with_the_cpu(likelihood, beads, single(batch), expected)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("pairs", ["box", "radial"])
+def test_prepared_windows_agree_with_the_direct_likelihood_on_the_cpu(pairs, engine, tmp_path):
+    batch, beads = isotropic(make_batch(160), 4000.0), wide(make_beads(beads=40), (4.5, 5.5))
+    beads = replace(beads, positions=beads.positions[:1].expand(3, -1, -1).clone())
+    expected = terms_and_gradients(Direct(DirectSettings(), 1), beads, batch, moved=0.7)
+    settings = MatchedFilterSettings(engine=engine, pairs=pairs, storage="float32", margin=30.0)
+    likelihood = MatchedFilter(settings, 1).to(GPU)
+    source = likelihood.prepare(ArrayStack(single(batch)), beads_on_gpu(template_of(beads)), tmp_path)
+    assert_agrees_with_the_cpu(likelihood, beads, source.batch(np.arange(len(batch))), expected)
 
 
 @pytest.mark.parametrize("kind", ["gnn", "mlp"])
