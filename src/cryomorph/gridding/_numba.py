@@ -45,7 +45,6 @@ def collect(
         rows.first.numpy(),
         rows.last.numpy(),
         rows.offset.numpy(),
-        np.float32(rows.safe - footprints.taps),
         _array(points),
         _array(amplitude),
         footprints.table.numpy(),
@@ -131,6 +130,21 @@ def _spread(taps: Any, grid: Any, points: Any, amplitude: Any, table: Any, bead_
                         flat[start + (column + t) % size] += amplitude[b] * weight_y[r] * weight_x[t]
 
 
+@jit()
+def _fetch(tile: Any, flat: Any, first: Any, last: Any, offset: Any, row: int, column: int, width: int) -> None:
+    """Copy the samples of a footprint that is not in the kept rows as a whole; 0 where a sample is not kept."""
+    size = len(first)
+    column = column % size
+    for r in range(width):
+        line = (row + r) % size
+        for t in range(width):
+            place = column + t
+            if place >= size:
+                place -= size
+            kept = first[line] <= place < last[line]
+            tile[r * width + t] = flat[offset[line] + place] if kept else ZERO
+
+
 @jit(parallel=True)
 def _collect(
     taps: Any,
@@ -138,7 +152,6 @@ def _collect(
     first: Any,
     last: Any,
     offset: Any,
-    safe: Any,
     points: Any,
     amplitude: Any,
     table: Any,
@@ -149,9 +162,8 @@ def _collect(
 ) -> None:
     size = len(first)
     width, reach = len(taps), len(taps) // 2 - 1
-    centre = np.float32(size // 2)
     for i in prange(points.shape[0]):
-        flat = samples[i]
+        tile = np.empty(width * width, np.float32)
         weight_x, slope_x = np.empty(width, np.float32), np.empty(width, np.float32)
         weight_y, slope_y = np.empty(width, np.float32), np.empty(width, np.float32)
         start = np.empty(width, np.uintp)
@@ -165,30 +177,30 @@ def _collect(
             _weigh(taps, x - np.floor(x) - HALF, table[step[i], bead_class[b]], weight_x, slope_x)
             _weigh(taps, y - np.floor(y) - HALF, table[step[i], bead_class[b]], weight_y, slope_y)
             column, row = int(np.floor(x)) - reach, int(np.floor(y)) - reach
-            value, along_x, along_y = ZERO, ZERO, ZERO
-            if safe > ZERO and (x - centre) ** 2 + (y - centre) ** 2 < safe * safe:
+            inside = row >= 0 and row + width <= size
+            if inside:
+                for r in range(width):
+                    inside &= first[row + r] <= column and column + width <= last[row + r]
+            if inside:
+                values = samples[i]
                 for r in range(width):
                     start[r] = uintp(offset[row + r] + column)
-                # The inner loop is unrolled, the outer one is a vector.
-                for t in range(width):
-                    along_rows, slope_rows = ZERO, ZERO
-                    for r in range(width):
-                        sample = flat[start[r] + uintp(t)]
-                        along_rows += weight_y[r] * sample
-                        slope_rows += slope_y[r] * sample
-                    value += weight_x[t] * along_rows
-                    along_x += slope_x[t] * along_rows
-                    along_y += weight_x[t] * slope_rows
             else:
+                _fetch(tile, samples[i], first, last, offset, row, column, width)
+                values = tile
                 for r in range(width):
-                    line = (row + r) % size
-                    for t in range(width):
-                        place = (column + t) % size
-                        if first[line] <= place < last[line]:
-                            sample = flat[offset[line] + place]
-                            value += weight_y[r] * weight_x[t] * sample
-                            along_x += weight_y[r] * slope_x[t] * sample
-                            along_y += slope_y[r] * weight_x[t] * sample
+                    start[r] = uintp(r * width)
+            value, along_x, along_y = ZERO, ZERO, ZERO
+            # The inner loop is unrolled, the outer one is a vector.
+            for t in range(width):
+                along_rows, slope_rows = ZERO, ZERO
+                for r in range(width):
+                    sample = values[start[r] + uintp(t)]
+                    along_rows += weight_y[r] * sample
+                    slope_rows += slope_y[r] * sample
+                value += weight_x[t] * along_rows
+                along_x += slope_x[t] * along_rows
+                along_y += weight_x[t] * slope_rows
             whole += amplitude[b] * value
             gradient[i, b, 0], gradient[i, b, 1] = amplitude[b] * along_x, amplitude[b] * along_y
         total[i] = whole

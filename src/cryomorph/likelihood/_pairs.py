@@ -20,8 +20,8 @@ from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.optics import phase_coefficients
 from cryomorph.particles.batch import ParticleBatch
 
-AT_ONCE = 8
-"""Images transformed at a time on a CPU: their spectra stay in its cache."""
+SAMPLES_AT_ONCE = 2**20
+"""Samples of grids that are transformed at a time on a CPU: they stay in its cache."""
 
 
 class PairTerm(ABC):
@@ -60,7 +60,7 @@ class PairTerm(ABC):
         size = self.rows.size
         at = points / step[:, None, None] + size // 2
         weighing = self._weighing(batch)
-        at_once = AT_ONCE if points.device.type == "cpu" else len(points)
+        at_once = max(SAMPLES_AT_ONCE // size**2, 1) if points.device.type == "cpu" else len(points)
         power, gradient = points.new_empty(len(points)), torch.empty_like(points)
         for start in range(0, len(points), at_once):
             part = slice(start, start + at_once)

@@ -122,13 +122,13 @@ class RadialPairs(PairTerm):
         self.unspread = torch.from_numpy(1 / np.square(kernel)).float().to(device)
         self.of_shell = None
         if calibration is not None:
-            self.of_shell = (calibration.signal.square() / calibration.noise).to(device)
+            self.of_shell = (calibration.signal.square() / calibration.noise).float().to(device)
 
     def has_room(self, points: Tensor) -> bool:
         """Tell whether all distances between the projected beads (b, B, 2), in Å, fit the grid."""
         angle = torch.arange(DIRECTIONS, device=points.device) * (torch.pi / DIRECTIONS)
-        along = points @ torch.stack([angle.cos(), angle.sin()]).to(points.dtype)
-        extent = (along.amax(1) - along.amin(1)).max() / np.cos(np.pi / (2 * DIRECTIONS))
+        along = torch.stack([angle.cos(), angle.sin()], dim=1).to(points.dtype) @ points.transpose(1, 2)
+        extent = (along.amax(2) - along.amin(2)).max() / np.cos(np.pi / (2 * DIRECTIONS))
         return bool(extent <= self.window.diameter)
 
     def __call__(self, points: Tensor, amplitude: Tensor, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
@@ -145,15 +145,15 @@ class RadialPairs(PairTerm):
         square = (self.nodes / unit[:, None]).square()
         c = phase_coefficients(batch.ctf, unit)
         mean = 0.5 * (c[:, 0] + c[:, 1])  # without astigmatism both are the same
-        turns = mean[:, None] * square + c[:, 3:4] * square.square() + c[:, 4:]
-        reference = self.footprints.reference
-        damping = (2 * torch.pi * reference) ** 2 + 0.5 * batch.ctf.b_factor[:, None]
-        power = torch.sin(torch.pi * turns).square() * torch.exp(-damping * self.nodes.square())
-        power = power * (square.sqrt() <= self.box_grid.highest + 0.5) / batch.pixel_size.square()[:, None]
+        turns = (c[:, 3:4] * square + mean[:, None]) * square + c[:, 4:]
+        phase = torch.pi * (turns - turns.round()).float()
+        damping = (2 * torch.pi * self.footprints.reference) ** 2 + 0.5 * batch.ctf.b_factor[:, None]
+        power = phase.sin().square() * torch.exp(-damping * self.nodes.square().float())
+        power = power * (square <= (self.box_grid.highest + 0.5) ** 2) / batch.pixel_size.square()[:, None]
         if self.of_shell is not None:
             shell = square.sqrt().round().long().clamp(max=self.of_shell.shape[1] - 1)
             power = power * self.of_shell[batch.optics_group].gather(1, shell)
-        return (power.float() @ self.to_radii,)
+        return (power @ self.to_radii,)
 
     def _weigh(self, spectrum: Tensor, weighing: tuple[Tensor, ...]) -> None:
         (table,) = weighing
