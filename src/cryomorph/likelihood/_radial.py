@@ -241,10 +241,10 @@ def _table_matrix(window: WindowGrid, defocus: float) -> tuple[Array, Array, Arr
     """
     reach = window.period - window.diameter
     waves = 0.0197 * defocus * window.highest**2 + window.highest * reach  # at 300 kV
-    nodes, node_weight = _quadrature(window.highest, int(60 + 3.5 * waves))
+    nodes, node_weight = _quadrature(window.highest, int(40 + 3.3 * waves))
     r, r_weight = _quadrature(reach, int(60 + 3.5 * reach / window.step))
     fade = 0.5 + 0.5 * np.cos(np.pi * np.clip((r - window.diameter) / FADE, 0, 1))
-    largest = (window.size - SUPPORT) // 2
+    largest = min((window.size - SUPPORT) // 2, int(np.ceil(window.highest * window.period)) + 4)
     index2 = np.add.outer(np.square(np.arange(largest + 1)), np.square(np.arange(largest + 1)))
     radii2 = np.unique(index2[index2 <= largest**2])
     frequency = np.sqrt(radii2) / window.period
