@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import gemmi
@@ -319,9 +320,7 @@ def own(simulated, finished, tmp_path):
     """A finished run on a copy of `simulated`, both in one folder."""
     for name in ("particles.star", "particles.mrcs", "template.cif"):
         (tmp_path / name).write_bytes((simulated / name).read_bytes())
-    (tmp_path / "run").mkdir()
-    for name, content in folder_state(finished).items():
-        (tmp_path / "run" / name).write_bytes(content)
+    shutil.copytree(finished, tmp_path / "run")
     parse_config(run_settings(tmp_path), "test").write(tmp_path / "run" / "config.yaml")
     return tmp_path
 
