@@ -23,18 +23,20 @@ def die() -> None:
 
 
 class DiesAfter(Silent):
-    """Kills the process after so many batches, or at the start of an epoch."""
+    """Kills the process after so many batches of the training, or at the start of an epoch."""
 
     def __init__(self, batches: int = -1, epochs: int = -1) -> None:
         self.batches, self.epochs = batches, epochs
+        self.training = False
 
     def start(self, description: str, total: int, unit: str = "images") -> None:
-        self.epochs -= 1
+        self.training = description.startswith("epoch")
+        self.epochs -= self.training
         if self.epochs == 0:
             die()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        self.batches -= 1
+        self.batches -= self.training
         if self.batches == 0:
             die()
 

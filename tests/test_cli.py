@@ -514,6 +514,7 @@ def test_help_of_train_names_units_and_the_real_defaults(cryomorph):
         "latent-prior": config.latent_prior,
         "poses": config.poses.kind,
         "likelihood": config.likelihood.kind,
+        "calibration": config.calibration.shells,
         "prior-strength": config.priors.strength,
         "r2": config.priors.terms["log_distance"].weight,
         "epochs": config.training.epochs,

@@ -18,6 +18,7 @@ from cryomorph.config import parse_config, read_config
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path
 from cryomorph.likelihood.direct import Direct
+from cryomorph.progress import Silent
 from cryomorph.run import RECORDED, RunFolder
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.model import read_template
@@ -26,6 +27,7 @@ from small_runs import assert_same_run, folder_state, metrics_without_times, run
 
 BATCHES = 6  # an epoch of `simulated` in batches of 8
 EVERY_BATCH = {"epochs": 3, "batch_size": 8, "checkpoint_minutes": 1e-9}
+CALIBRATION = {"shells": "both", "epochs": [1, 2]}
 POINTS = {
     "batch:3": (0, 2),  # in the middle of the first epoch: the batch that was cut off had no checkpoint yet
     "batch:12": (1, 5),  # the last batch of the second epoch
@@ -39,7 +41,8 @@ POINTS = {
 def never_stopped(simulated, tmp_path_factory):
     out = tmp_path_factory.mktemp("never_stopped") / "run"
     # Variational latents draw random numbers at every step: their stream must be continued as well.
-    train(parse_config(run_settings(simulated, training=EVERY_BATCH, latents="variational"), "test"), out)
+    settings = run_settings(simulated, training=EVERY_BATCH, latents="variational", calibration=CALIBRATION)
+    train(parse_config(settings, "test"), out)
     return out
 
 
@@ -66,6 +69,19 @@ def test_a_killed_run_ends_as_if_never_stopped(never_stopped, killed, tmp_path, 
     assert_same_run(never_stopped, out)
     starts = json.loads((out / "provenance.json").read_text())
     assert [start["resumed_at_epoch"] for start in starts] == [0, POINTS[point][0]]
+
+
+def test_calibrations_are_told_and_kept(never_stopped, tmp_path):
+    run = RunFolder(never_stopped)
+    assert [row.get("calibrated", False) for row in run.read_metrics()] == [True, True, False]
+    written, kept = np.load(run.calibration), run.load_checkpoint()["calibration"]
+    for name in ("noise", "signal"):
+        assert written[name].shape == (1, 12)
+        np.testing.assert_array_equal(written[name], kept[name].numpy())
+        assert (written[name] != 1).any()
+    np.testing.assert_allclose(written["frequency"], np.arange(12)[None] / 60)  # the box is 60 Å
+    assert run.calibration_plot.read_text().lstrip().startswith("<?xml")
+    assert FittedRun(never_stopped).epochs_done == 3
 
 
 def test_metrics_after_the_checkpoint_are_computed_again_not_kept_twice(killed, tmp_path):
@@ -281,35 +297,54 @@ def prepares(monkeypatch):
     return calls
 
 
-def test_batches_come_from_what_the_likelihood_prepared(prepares, simulated, finished, tmp_path, caplog):
-    train(parse_config(run_settings(simulated), "test"), tmp_path / "run")
-    assert_same_run(tmp_path / "run", finished)
+@pytest.fixture(scope="module")
+def unprepared(simulated, tmp_path_factory):
+    """A run whose batches come from the stack itself."""
+    out = tmp_path_factory.mktemp("unprepared") / "run"
+    train(parse_config(run_settings(simulated, training=EVERY_BATCH, likelihood="direct"), "test"), out)
+    assert not (out / "cache").exists()
+    return out
+
+
+def test_batches_come_from_what_the_likelihood_prepared(unprepared, prepares, tmp_path, caplog):
+    train(read_config(unprepared / "config.yaml"), tmp_path / "run")
+    assert_same_run(unprepared, tmp_path / "run")
     (beads,) = prepares
-    template = read_template(finished / "template.cif")
-    torch.testing.assert_close(beads.positions, bead_model(template, "residue")(tensor_of(template)).positions)
+    template = read_template(unprepared / "template.cif")
+    positions = bead_model(template, "residue")(torch.from_numpy(template.coordinates).float()[None]).positions
+    torch.testing.assert_close(beads.positions, positions)
     assert [path.name for path in (tmp_path / "run" / "cache").iterdir()] == ["halves.npy"]
-    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "two remarks",
-        "an epoch",
-    ] * 2
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["two remarks", "an epoch"] * 3
 
 
-def tensor_of(template):
-    return torch.from_numpy(template.coordinates).float()[None]
+class StopError(Exception):
+    pass
 
 
-def test_a_cache_is_used_again_made_again_and_swept(prepares, simulated, killed, never_stopped, tmp_path):
-    """Of three resumes of the same run the first has no cache, the second finds it, the third finds half of one."""
-    out = tmp_path / "run"
-    for made, leave in ((1, lambda: None), (1, lambda: None), (2, lambda: (out / "cache" / "halves.npy").unlink())):
-        for path in (killed / "batch:12").iterdir():
-            out.mkdir(exist_ok=True)
-            shutil.copy(path, out)
-        (out / "latents.npy").unlink(missing_ok=True)
-        leave()
-        if made == 2:
-            (out / "cache" / ".halves.abc.npy").write_bytes(b"half")
-        train(read_config(never_stopped / "config.yaml"), out, resume=True)
-        assert_same_run(never_stopped, out)
-        assert len(prepares) == made
-        assert [path.name for path in (out / "cache").iterdir()] == ["halves.npy"]
+class StopsAfter(Silent):
+    def __init__(self, batches):
+        self.batches = batches
+
+    def advance(self, amount=1, note=""):
+        self.batches -= 1
+        if self.batches == 0:
+            raise StopError
+
+
+def test_a_cache_is_used_again_made_again_and_swept(unprepared, prepares, tmp_path):
+    config, out = read_config(unprepared / "config.yaml"), tmp_path / "run"
+    with pytest.raises(StopError):
+        train(config, out, progress=StopsAfter(4))
+    assert len(prepares) == 1
+    with pytest.raises(StopError):
+        train(config, out, resume=True, progress=StopsAfter(4))
+    assert len(prepares) == 1
+    (out / "cache" / "halves.npy").unlink()
+    for leftover in (out / "cache" / ".halves.abc.npy", out / ".calibration.abc.svg"):
+        leftover.write_text("half")
+    train(config, out, resume=True)
+    assert len(prepares) == 2
+    assert [path.name for path in (out / "cache").iterdir()] == ["halves.npy"]
+    assert not list(out.glob(".*"))
+    assert_same_run(unprepared, out)

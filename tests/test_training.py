@@ -132,7 +132,8 @@ def test_only_the_decoder_is_rounded(simulated, tmp_path, monkeypatch):
     monkeypatch.setattr(Direct, "terms", recorded_terms)
     monkeypatch.setattr(GNN, "_propagate", recorded_propagation)
     hardware = {"accelerator": "cpu", "precision": "bf16-mixed"}
-    settings = run_settings(simulated, hardware=hardware, training={"epochs": 1, "batch_size": 24})
+    training = {"epochs": 1, "batch_size": 24}
+    settings = run_settings(simulated, hardware=hardware, training=training, likelihood="direct")
     train(parse_config(settings, "test"), tmp_path / "run")
     assert seen == {torch.float32}
     assert decoded == {torch.bfloat16}
@@ -169,7 +170,7 @@ def test_progress_is_told_of_every_image(simulated, tmp_path):
             self.stretches[-1].append("done")
 
     progress = Counts()
-    settings = run_settings(simulated, training={"epochs": 2, "batch_size": 10})
+    settings = run_settings(simulated, training={"epochs": 2, "batch_size": 10}, likelihood="direct")
     train(parse_config(settings, "test"), tmp_path / "run", progress=progress)
     assert progress.stretches == [[f"epoch {i}/2", 48, "images", 48, "done"] for i in (1, 2)]
 
@@ -344,6 +345,23 @@ def test_two_processes_explain_the_images_as_one_does(two_processes, tmp_path):
         assert a["learning_rate"] == pytest.approx(b["learning_rate"])
 
 
+def test_two_processes_calibrate_as_one_does(localhost, simulated, tmp_path):
+    """Nothing moves, so that both see the same conformations; the processes own 24 and 23 of the images."""
+    still = {"epochs": 2, "learning_rate": 1e-30, "latent_learning_rate": 1e-30}
+    settings = run_settings(simulated, training=still, calibration={"shells": "both", "images": 40, "epochs": [1]})
+    settings["particles"]["first"] = 47
+    done = run_command(command(tmp_path / "two", settings, 2))
+    assert done.returncode == 0, done.stderr
+    train(parse_config(settings, "test"), tmp_path / "one")
+    two, one = (np.load(tmp_path / name / "calibration.npz") for name in ("two", "one"))
+    assert two.files == one.files == ["noise", "signal", "frequency"]
+    for name in two.files:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-5)
+    for a, b in zip(*(metrics_without_times(tmp_path / name) for name in ("two", "one")), strict=True):
+        assert a.get("calibrated") is b.get("calibrated") is (True if a["epoch"] == 1 else None)
+        assert a["misfit"] == pytest.approx(b["misfit"], rel=1e-4)
+
+
 DIES_AT_SAVE_6 = """
 import os, signal
 import cryomorph.training
@@ -420,7 +438,7 @@ def spoilt(simulated, folder, image):
     with mrcfile.mmap(folder / "particles.mrcs", "r+") as stack:
         stack.data[image - 1, 3, 4] = np.nan
     (folder / "driver.py").write_text(FEW_GAIN_IMAGES)
-    arguments = command(folder / "run", run_settings(folder), 2)
+    arguments = command(folder / "run", run_settings(folder, likelihood="direct"), 2)
     arguments = [arguments[0], str(folder / "driver.py"), *arguments[3:]]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

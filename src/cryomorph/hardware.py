@@ -1,6 +1,7 @@
 """Where to compute: devices and precision."""
 
 from datetime import timedelta
+import ctypes
 from typing import Literal
 
 import torch
@@ -12,9 +13,11 @@ from pydantic import Field
 from cryomorph.components import Settings
 from cryomorph.errors import InputError
 
-
 PATIENCE = timedelta(days=2)
 """How long processes wait for one another: for the first one, while it prepares a large data set, that is hours."""
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+LARGEST_KEPT = 2**30  # bytes
 
 
 class HardwareSettings(Settings):
@@ -42,6 +45,8 @@ def make_fabric(hardware: HardwareSettings) -> Fabric:
     if hardware.accelerator == "cuda" and gpus == 0:
         raise InputError("--accelerator cuda: PyTorch finds no GPU here; use --accelerator cpu or auto")
     on_gpu = gpus > 0 and hardware.accelerator != "cpu"
+    if not on_gpu:
+        keep_freed_memory()
     if on_gpu and hardware.devices > gpus:
         raise InputError(f"--devices {hardware.devices}: PyTorch finds {gpus} GPUs here; use fewer")
     # Buffers are sums over one process's images: each process keeps its own. Weights start alike, from the same seed.
@@ -66,3 +71,15 @@ def mixed_precision(hardware: HardwareSettings, device: torch.device) -> bool:
     if hardware.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return hardware.precision == "bf16-mixed"
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that it frees, where the C library is glibc, instead of handing it back at once.
+
+    Steps of training free large arrays and ask for the same ones again; getting them from the system anew, page by
+    page, took a third of a step's time.
+    """
+    tune = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tune is not None:
+        for parameter in (TRIM_THRESHOLD, MMAP_THRESHOLD):
+            tune(parameter, LARGEST_KEPT)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path, read_arrays, write_text
 
-RECORDED = ("cryomorph", "torch", "numpy", "lightning-fabric", "gemmi", "mrcfile")
+RECORDED = ("cryomorph", "torch", "numpy", "numba", "lightning-fabric", "gemmi", "mrcfile")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class RunFolder:
     `metrics.jsonl`         one line an epoch
     `checkpoint.pt`         everything needed to go on
     `latents.npy`           latent coordinates (particles, d), when training is complete
+    `calibration.npz`       noise and signal of each Fourier shell, when they are calibrated
+    `calibration.svg`       the same, to look at
     `cache`                 folder of files that are made again when they are missing
     ======================  =================================================================
     """
@@ -72,6 +74,16 @@ class RunFolder:
     def evaluation(self) -> Path:
         """Result of the comparison with a known truth."""
         return self.path / "evaluation.json"
+
+    @property
+    def calibration(self) -> Path:
+        """The newest calibration of Fourier shells."""
+        return self.path / "calibration.npz"
+
+    @property
+    def calibration_plot(self) -> Path:
+        """The newest calibration, to look at."""
+        return self.path / "calibration.svg"
 
     @property
     def cache(self) -> Path:
@@ -177,12 +189,20 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove what a killed process left half-written; before a run is recorded, that is only the record."""
-        written = (self.config, self.template, self.metrics, self.checkpoint, self.latents) if self.exists() else ()
-        for path in (self.particles, *written):
+        written = [self.config, self.template, self.metrics, self.checkpoint, self.latents]
+        written += [self.calibration, self.calibration_plot]
+        for path in (self.particles, *(written if self.exists() else ())):
             for leftover in self.path.glob(f".{path.stem}.*{path.suffix}"):
                 leftover.unlink()
         for leftover in self.cache.glob(".*") if self.exists() else ():
             leftover.unlink()
+
+    def save_calibration(
+        self, *, noise: NDArray[np.floating], signal: NDArray[np.floating], frequency: NDArray[np.floating]
+    ) -> None:
+        """Write noise and signal of Fourier shells, and where the shells are (1/Å); each of shape (groups, shells)."""
+        with atomic_path(self.calibration) as temporary:
+            np.savez(temporary, noise=noise, signal=signal, frequency=frequency)
 
     def source_index(self) -> NDArray[np.int64]:
         """Return the row of each particle in the original file."""

@@ -12,11 +12,13 @@ from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor
 
+from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
 from cryomorph.components import Settings
 from cryomorph.errors import InputError
 from cryomorph.latents.base import Latents
+from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.batch import ParticleBatch
-from cryomorph.particles.loader import epoch_batches, prefetch
+from cryomorph.particles.loader import epoch_batches, prefetch, spread_over_groups
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
@@ -76,8 +78,10 @@ class Trainer:
         The particles.
     prepare
         Returns where batches of them come from; called, in every process, when the likelihood is as it is to be.
-    settings
-        Of the optimisation.
+    on_calibration
+        Called with each new calibration of Fourier shells, in every process.
+    settings, calibration
+        Of the optimisation, and of the calibration of Fourier shells.
     latent_prior
         Strength of the latents' prior against the misfit.
     mixed
@@ -93,7 +97,9 @@ class Trainer:
         latents: Latents,
         stack: ParticleStack,
         prepare: Callable[[], BatchSource],
+        on_calibration: Callable[[ShellCalibration], None],
         settings: TrainingSettings,
+        calibration: CalibrationSettings,
         *,
         latent_prior: float,
         mixed: bool = False,
@@ -104,7 +110,9 @@ class Trainer:
         self.latents = latents.to(fabric.device)
         self.stack = stack
         self.prepare = prepare
+        self.on_calibration = on_calibration
         self.settings = settings
+        self.calibration = calibration
         self.latent_prior = latent_prior
         self.mixed = mixed
         self.seed = seed
@@ -125,6 +133,32 @@ class Trainer:
             self._source = self.prepare()
         return self._source
 
+    def calibrate(self, progress: Progress | None = None) -> None:
+        """Estimate noise and signal of Fourier shells, if the settings ask for it, at the current conformations.
+
+        The gain, whose meaning changes, is estimated from the same images. Batches are prepared anew when they are
+        next asked for.
+        """
+        if self.calibration.shells == "none":
+            return
+        sums = gather_sums(
+            self.reconstruction,
+            self.latents,
+            self.stack,
+            self.calibration.images,
+            self.owned.numpy(),
+            self.fabric.device,
+            progress,
+        )
+        self._sum_over_processes(sums.count, sums.image_power, sums.cross, sums.model_power)
+        calibration = calibrate(sums, self.calibration.shells)
+        likelihood = self.reconstruction.likelihood
+        likelihood.calibration = calibration
+        likelihood.cross_sum, likelihood.power_sum = gain_sums(sums, calibration)
+        likelihood.update_gain()
+        self._source = None
+        self.on_calibration(calibration)
+
     def estimate_gain(self) -> None:
         """Set the gain from the undeformed template, before the first step.
 
@@ -133,7 +167,7 @@ class Trainer:
         InputError
             If the images anticorrelate with the template: protein is dark in them.
         """
-        rows = self._sample_of_groups()
+        rows = spread_over_groups(self.stack.table.optics_group, GAIN_IMAGES, GAIN_IMAGES_OF_GROUP)
         mine = rows[self.fabric.global_rank :: self.fabric.world_size]
         likelihood = self.reconstruction.likelihood
         with torch.no_grad():
@@ -162,15 +196,6 @@ class Trainer:
             )
         likelihood.update_gain()
 
-    def _sample_of_groups(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Rows from which the first gain is estimated, spread evenly over each optics group."""
-        groups = self.stack.table.optics_group
-        numbers = np.unique(groups)
-        most = max(GAIN_IMAGES // len(numbers), GAIN_IMAGES_OF_GROUP)
-        members = (np.flatnonzero(groups == number) for number in numbers)
-        picked = [rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)] for rows in members]
-        return np.sort(np.concatenate(picked))
-
     def fit(
         self,
         *,
@@ -191,8 +216,8 @@ class Trainer:
         """
         progress = progress or Silent()
         saved = time.monotonic()
-        source = self.source  # has a bar of its own
         while self.epoch < self.settings.epochs:
+            source = self.source  # has a bar of its own
             started = time.monotonic()
             batches = self._batches()
             if self.batches_done == 0:
@@ -211,6 +236,9 @@ class Trainer:
             metrics = self._end_of_epoch()
             seconds = time.monotonic() - started
             rate = sum(map(len, fresh)) * self.fabric.world_size / seconds
+            if self._time_to_calibrate():
+                self.calibrate(progress)
+                metrics["calibrated"] = True
             on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})
             on_checkpoint(self.state())
             saved = time.monotonic()
@@ -239,6 +267,7 @@ class Trainer:
             "latents": self.latents.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "latent_optimizer": self.latent_optimizer.state_dict(),
+            "calibration": None if likelihood.calibration is None else vars(likelihood.calibration),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -248,6 +277,9 @@ class Trainer:
         self._source = None
         self.epoch, self.batches_done, self.sums = state["epoch"], state["batches_done"], state["sums"].to(self.sums)
         self.reconstruction.load_state_dict(state["reconstruction"])
+        if state["calibration"] is not None:
+            calibration = ShellCalibration(**state["calibration"])
+            self.reconstruction.likelihood.calibration = calibration.to(self.fabric.device)
         self.latents.load_state_dict(state["latents"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.latent_optimizer.load_state_dict(state["latent_optimizer"])
@@ -334,6 +366,13 @@ class Trainer:
                 total = self.fabric.all_reduce(tensor.to(self.fabric.device), reduce_op="sum")
                 assert isinstance(total, Tensor)
                 tensor.copy_(total)
+
+    def _time_to_calibrate(self) -> bool:
+        return (
+            self.calibration.shells != "none"
+            and self.epoch in self.calibration.epochs
+            and self.epoch < self.settings.epochs
+        )
 
     def _time_to_save(self, saved: float) -> bool:
         """Tell whether the last checkpoint is long ago; the first process decides, since saving is a common effort."""

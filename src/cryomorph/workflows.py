@@ -23,10 +23,12 @@ from cryomorph.conformations.base import ConformationModel
 from cryomorph.errors import InputError
 from cryomorph.evaluation import Evaluation, per_image_rmsd, read_truth, summarise
 from cryomorph.export import select_rows, write_conformations
-from cryomorph.files import read_arrays, write_text
+from cryomorph.files import atomic_path, read_arrays, write_text
 from cryomorph.hardware import make_fabric, mixed_precision
 from cryomorph.latents.base import Latents
+from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.stack import BatchSource, ParticleStack, read_table
+from cryomorph.plots import plot_shells
 from cryomorph.progress import Progress, Silent, track
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
@@ -99,7 +101,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         latents,
         stack,
         lambda: _prepared(fabric, reconstruction, stack, run.cache, progress),
+        lambda calibration: _write_calibration(run, calibration, stack) if first_process else None,
         config.training,
+        config.calibration,
         latent_prior=config.latent_prior,
         mixed=mixed_precision(config.hardware, fabric.device),
         seed=config.seed,
@@ -108,6 +112,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         trainer.load_state(run.load_checkpoint())
         logger.info("%s: %d of %d epochs are done", run.path, trainer.epoch, config.training.epochs)
     else:
+        trainer.calibrate(progress if first_process else None)
         trainer.estimate_gain()
     if first_process:
         run.add_provenance(config.seed, trainer.epoch)
@@ -343,6 +348,17 @@ def _prepared(
         source = reconstruction.likelihood.prepare(stack, beads, cache, progress)
     fabric.barrier()
     return source if first_process else reconstruction.likelihood.prepare(stack, beads, cache)
+
+
+def _write_calibration(run: RunFolder, calibration: ShellCalibration, stack: ParticleStack) -> None:
+    """Write it as numbers and as a figure."""
+    noise, signal = calibration.noise.cpu().numpy(), calibration.signal.cpu().numpy()
+    pixel_size = np.full(len(noise), np.nan)  # groups without particles
+    pixel_size[stack.table.optics_group] = stack.pixel_size
+    frequency = np.arange(noise.shape[1]) / (stack.box * pixel_size[:, None])
+    run.save_calibration(noise=noise, signal=signal, frequency=frequency)
+    with atomic_path(run.calibration_plot) as temporary:
+        plot_shells(temporary, frequency, noise=noise, signal=signal)
 
 
 def _refuse_overwriting(path: Path, config: RunConfig, run: RunFolder, overwrite: bool) -> None:

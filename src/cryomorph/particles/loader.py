@@ -1,4 +1,4 @@
-"""Batches of an epoch, read one ahead of their use."""
+"""Which particles come when, and batches of them read one ahead of their use."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +31,30 @@ def epoch_batches(
     own = np.arange(rank, particles, processes, dtype=np.int64)
     np.random.default_rng([seed, epoch, rank]).shuffle(own)
     return np.array_split(own, min(-(-most // batch_size), particles // processes))
+
+
+def spread_over_groups(optics_group: NDArray[np.int64], images: int, least: int) -> NDArray[np.int64]:
+    """Rows of a sample of particles, spread evenly over each optics group.
+
+    Parameters
+    ----------
+    optics_group
+        Of each particle, shape (m,).
+    images
+        How many are wanted, the same number of each group.
+    least
+        At least so many of each group, if it has them.
+
+    Returns
+    -------
+    array (k,)
+        In ascending order.
+    """
+    numbers = np.unique(optics_group)
+    most = max(images // len(numbers), least)
+    members = (np.flatnonzero(optics_group == number) for number in numbers)
+    picked = [rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)] for rows in members]
+    return np.sort(np.concatenate(picked))
 
 
 def prefetch(source: BatchSource, batches: list[NDArray[np.int64]]) -> Iterator[ParticleBatch]:

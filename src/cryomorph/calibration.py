@@ -1,0 +1,216 @@
+"""Shell calibration: noise power and signal gain of each Fourier shell, from images and current conformations.
+
+The image of a particle is taken as `y(k) = s g(|k|) h(k) v(k) + noise of power n(|k|)` with the projected beads v and
+the contrast transfer h. Beads are a coarse picture of a molecule, in solvent, seen by a detector, and conformations
+are not known exactly: all that makes a model fade with resolution goes into the signal g, and what the model does not
+explain counts as noise, like the σA weights of crystallography (Read 1986).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from cryomorph.components import Settings
+from cryomorph.fourier import band, image_coefficients, multiplicity, shell_index
+from cryomorph.geometry import project
+from cryomorph.latents.base import Latents
+from cryomorph.likelihood.base import ShellCalibration, contrast_transfer
+from cryomorph.likelihood.direct import projection_coefficients
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.particles.loader import prefetch, spread_over_groups
+from cryomorph.particles.stack import ParticleStack
+from cryomorph.progress import Progress, Silent
+from cryomorph.reconstruction import Reconstruction
+
+PRECISION = 0.05
+"""Relative standard error above which a shell is taken together with its neighbours."""
+LEAST_NOISE = 0.1
+"""Of the mean over shells. Images that were low-pass filtered have shells without noise, which prove nothing."""
+LEAST_OF_GROUP = 128
+"""Images of each optics group, if it has them."""
+IMAGES_AT_ONCE = 64
+
+
+Shells = Literal["none", "noise", "signal", "both"]
+
+
+class CalibrationSettings(Settings):
+    """What is estimated for each Fourier shell and optics group, from how many images and when."""
+
+    shells: Shells = Field("none", description="what is calibrated")
+    images: int = Field(2048, ge=1, description="images it is estimated from; at least 128 of an optics group")
+    epochs: tuple[int, ...] = Field((2, 5, 10), description="epochs after which it is estimated again")
+
+
+@dataclass(frozen=True, eq=False)
+class ShellSums:
+    """Sums over the coefficients of some images, each of shape (groups, shells), double precision.
+
+    Attributes
+    ----------
+    count
+        Number of coefficients, both halves of the plane.
+    image_power, model_power
+        `‖y‖²` and `‖h * v‖²`, the shell's part of the sum over pixels.
+    cross
+        `⟨y, h * v⟩`.
+    """
+
+    count: Tensor
+    image_power: Tensor
+    cross: Tensor
+    model_power: Tensor
+
+    @classmethod
+    def zeros(cls, groups: int, shells: int, device: torch.device) -> "ShellSums":
+        """Return the sums over no images."""
+        return cls(*(torch.zeros(groups, shells, dtype=torch.float64, device=device) for _ in range(4)))
+
+    def add(self, reconstruction: Reconstruction, x: Tensor, batch: ParticleBatch) -> None:
+        """Add the images of a batch, compared with their conformations (b, n, 3) at their poses."""
+        if batch.image is None:
+            raise ValueError("calibration needs the images of the batch")
+        box = batch.image.shape[-1]
+        group, image = batch.optics_group, image_coefficients(batch.image)
+        beads = reconstruction.beads(x)
+        measure = reconstruction.poses(batch, beads, reconstruction.likelihood)
+        transfer = contrast_transfer(batch, box)
+        self.count.index_add_(0, group, _shell_sums(torch.ones_like(transfer), box) * box**2)
+        self.image_power.index_add_(0, group, _shell_sums(image.abs().square(), box))
+        for pose in range(measure.weight.shape[1]):
+            points = project(beads.positions, measure.rotation[:, pose], measure.shift[:, pose])
+            model = projection_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box) * transfer
+            share = measure.weight[:, pose, None]
+            self.cross.index_add_(0, group, share * _shell_sums((image.conj() * model).real, box))
+            self.model_power.index_add_(0, group, share * _shell_sums(model.abs().square(), box))
+
+
+def _shell_sums(values: Tensor, box: int) -> Tensor:
+    """Sum values (b, 2K + 1, K + 1) over each shell, in parts that add up to a sum over pixels; shape (b, K + 1)."""
+    weighted = values.double() * multiplicity(box, values.device) / box**2
+    sums = weighted.new_zeros(len(values), band(box) + 1)
+    return sums.index_add_(1, shell_index(box, values.device).flatten(), weighted.flatten(1))
+
+
+def gather_sums(
+    reconstruction: Reconstruction,
+    latents: Latents,
+    stack: ParticleStack,
+    images: int,
+    owned: NDArray[np.bool_],
+    device: torch.device,
+    progress: Progress | None = None,
+) -> ShellSums:
+    """Compare images of a stack with the conformations that their latents stand for now.
+
+    Parameters
+    ----------
+    reconstruction, latents
+        As trained so far: at first, a decoder returns about the template.
+    stack
+        The particles.
+    images
+        How many of them, spread over optics groups, in all processes together.
+    owned
+        Which of the particles are this process's, shape (m,).
+    device
+        Where to compute.
+    progress
+        Told of every image.
+    """
+    rows = spread_over_groups(stack.table.optics_group, images, LEAST_OF_GROUP)
+    rows = rows[owned[rows]]
+    groups = len(reconstruction.likelihood.gain)
+    sums = ShellSums.zeros(groups, band(stack.box) + 1, device)
+    parts = np.array_split(rows, -(-len(rows) // IMAGES_AT_ONCE)) if len(rows) else []
+    progress = progress or Silent()
+    progress.start("calibration", len(rows))
+    training = latents.training
+    latents.eval()  # the middle of each particle's distribution, and no random numbers drawn
+    try:
+        with torch.no_grad():
+            for batch in prefetch(stack, parts):
+                moved = batch.to(device)
+                sums.add(reconstruction, reconstruction.conformations(latents(moved)), moved)
+                progress.advance(len(batch))
+    finally:
+        latents.train(training)
+        progress.finish()
+    return sums
+
+
+def calibrate(sums: ShellSums, shells: Shells) -> ShellCalibration:
+    """Estimate noise and signal of each shell.
+
+    The noise is the power of the residual at the shell's own best gain, `(‖y‖² - ⟨y, h * v⟩² / ‖h * v‖²) / count`. The
+    signal is the gain of the shell, by least squares, relative to that of all shells together, so that its mean,
+    weighted by the power of the model in units of the noise, is 1. Each shell is taken together with as many
+    neighbours as a relative standard error of `PRECISION` needs: none in most shells of most data sets.
+
+    Parameters
+    ----------
+    sums
+        Over images of all processes.
+    shells
+        What is not estimated is 1.
+    """
+    count, image, cross, model = sums.count, sums.image_power, sums.cross, sums.model_power
+    residual = image - torch.where(model > 0, cross.square() / model.clamp(min=1e-300), 0.0)
+    level = residual.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
+    width = _width(count / 2)
+    noise = _pooled(residual, width) / _pooled(count, width).clamp(min=1)
+    noise = noise.clamp(min=LEAST_NOISE * level)
+    noise = torch.where(count.sum(1, keepdim=True) * level > 0, noise, 1.0)
+    signal = _relative_gain(cross, model, noise) if shells in ("signal", "both") else torch.ones_like(noise)
+    return ShellCalibration(noise=noise if shells in ("noise", "both") else torch.ones_like(noise), signal=signal)
+
+
+def gain_sums(sums: ShellSums, calibration: ShellCalibration) -> tuple[Tensor, Tensor]:
+    """Return what a likelihood with a calibration would have summed over the same images, each of shape (groups,)."""
+    cross = sums.cross * calibration.signal / calibration.noise
+    return cross.sum(1), (sums.model_power * calibration.signal.square() / calibration.noise).sum(1)
+
+
+def _relative_gain(cross: Tensor, model: Tensor, noise: Tensor) -> Tensor:
+    """Gain of each shell over that of all, never negative; 1 in a group that does not correlate with its model."""
+    cross, model = cross / noise, model / noise
+    overall = cross.sum(1, keepdim=True) / model.sum(1, keepdim=True).clamp(min=1e-300)
+    width = _width(overall.square() * model)  # the variance of a shell's gain is 1 / model
+    gain = (_pooled(cross, width) / _pooled(model, width).clamp(min=1e-300)).clamp(min=0)
+    mean = (gain * model).sum(1, keepdim=True) / model.sum(1, keepdim=True).clamp(min=1e-300)
+    return torch.where((overall > 0) & (mean > 0), gain / mean, 1.0)
+
+
+def _width(information: Tensor, needed: float = PRECISION**-2) -> Tensor:
+    """Half the width of the narrowest window about each shell that holds the information needed, else of the widest.
+
+    Parameters
+    ----------
+    information
+        Of each shell, the inverse square of a relative standard error; shape (groups, shells).
+
+    Returns
+    -------
+    Tensor (groups, shells), int64
+    """
+    enough = _over_windows(information) >= needed
+    enough[..., -1] = True
+    return enough.int().argmax(-1)  # the first that is
+
+
+def _pooled(values: Tensor, width: Tensor) -> Tensor:
+    """Sum values (groups, shells) over the window about each shell."""
+    return _over_windows(values).gather(-1, width[..., None])[..., 0]
+
+
+def _over_windows(values: Tensor) -> Tensor:
+    """Sum values (groups, shells) from shell k - w to k + w; shape (groups, shells k, shells w)."""
+    shells = values.shape[1]
+    k, w = torch.arange(shells, device=values.device)[:, None], torch.arange(shells, device=values.device)
+    sums = torch.nn.functional.pad(values.cumsum(1), (1, 0))
+    return sums[:, (k + w).clamp(max=shells - 1) + 1] - sums[:, (k - w).clamp(min=0)]
