@@ -94,7 +94,7 @@ def with_images(batch, beads, signal, noise, seed=0):
 
 
 def sums_of(batch, beads):
-    sums = ShellSums.zeros(2, SHELLS, torch.device("cpu"))
+    sums = ShellSums.zeros(2, SHELLS, batch.shift.device)
     poses = KnownPoses(KnownPosesSettings())
     sums.add(SimpleNamespace(beads=lambda x: beads, poses=poses, likelihood=None), None, batch)
     return sums

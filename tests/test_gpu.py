@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from cryomorph.calibration import calibrate
 from cryomorph.config import component
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSettings
 from cryomorph.structure.beads import Beads
 from particle_arrays import ArrayStack
+from test_calibration import NOISE, SIGNAL, sums_of, with_images
+from test_calibration import make_batch as make_particles
+from test_calibration import make_beads as make_scatterers
 from test_likelihood import make_batch, make_beads
 from test_matched_filter import assert_agree, isotropic, single, template_of, terms_and_gradients, wide
 
@@ -84,3 +88,13 @@ def test_half_precision_moves_atoms_by_little(dimer):
         rounded = model(z)
     assert rounded.dtype == torch.float32
     assert (rounded - exact).norm(dim=-1).max() < 0.02 * (exact - model.template).norm(dim=-1).max()
+
+
+def test_shells_are_calibrated_as_on_the_cpu():
+    beads = make_scatterers(60)
+    batch = with_images(make_particles(60), beads, SIGNAL, NOISE)
+    expected = calibrate(sums_of(batch, beads), "both")
+    found = calibrate(sums_of(batch.to(GPU), beads_on_gpu(beads)), "both")
+    for name in ("noise", "signal"):
+        assert getattr(found, name).device.type == "cuda"
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name), rtol=1e-4, atol=1e-5)
