@@ -109,7 +109,7 @@ def measure(system: str, kind: str, box: int, arguments: argparse.Namespace) -> 
     times = [[min(seconds(step) for _ in range(2)) for step in steps.values()] for _ in range(arguments.repeats)]
     ratio = float(np.median([direct / matched for matched, direct in times]))
     stored = {"matched_filter": windowed.statistic[0].numel() * windowed.statistic.element_size(), "direct": 4 * box**2}
-    pairs = "radial" if likelihoods["matched_filter"]._radial_pairs is not None else "box"
+    pairs = "molecule" if likelihoods["matched_filter"]._cut_pairs is not None else "box"
     return [
         {
             "engine": name,

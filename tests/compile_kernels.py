@@ -20,9 +20,8 @@ FLOATS = (
     "spectrum",
     "share",
     "axis",
-    "unspread",
 )
-INTEGERS = ("bead_class", "step_index", "first", "last", "offset", "group", "place")
+INTEGERS = ("bead_class", "step_index", "first", "last", "offset", "group")
 TYPES = {"phase": "*fp64"} | dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(INTEGERS, "*i64")
 
 
@@ -35,5 +34,4 @@ def build(kernel, **constants):
 
 for kernel in (_triton._spread, _triton._collect):
     build(kernel, TAPS=24, COLUMNS=32, BEADS=_triton.BREADTH // 32)
-for kernel in (_weigh_triton._weigh_box, _weigh_triton._weigh_radial):
-    build(kernel, PARTS=256)
+build(_weigh_triton._weigh_box, PARTS=256)

@@ -1,13 +1,13 @@
 """The matched-filter likelihood, against the direct one: the same sums, from a window instead of the image."""
 
 from dataclasses import replace
-from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cryomorph.likelihood import _radial
+from cryomorph.likelihood import _cut
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSettings
@@ -74,21 +74,16 @@ def test_narrow_beads_too(engine):
     assert_agree(terms_and_gradients(matched, single(beads), single(batch)), expected, 5e-5)
 
 
-def isotropic(batch, defocus=9000.0):
-    batch.ctf.defocus_u = defocus + 500 * torch.arange(len(batch)).double()
-    batch.ctf.defocus_v = batch.ctf.defocus_u.clone()
-    return batch
-
-
 def template_of(beads):
     return replace(
         beads, positions=beads.positions[:1].float(), amplitude=beads.amplitude.float(), width=beads.width.float()
     )
 
 
-def prepared(batch, beads, folder, **settings):
+def prepared(batch, beads, folder, calibration=None, **settings):
     """Return a likelihood with its windows made, and the batch as it comes from there."""
     likelihood = MatchedFilter(MatchedFilterSettings(**settings), int(batch.optics_group.max()) + 1)
+    likelihood.calibration = calibration
     source = likelihood.prepare(ArrayStack(single(batch)), template_of(beads), folder)
     return likelihood, source.batch(np.arange(len(batch)))
 
@@ -107,72 +102,58 @@ def test_prepared_windows_say_what_the_images_say(box, storage, tolerance, tmp_p
     assert likelihood.remarks() == []
 
 
-def wide(beads, width=(3.5, 5.0)):
-    """Beads of which next to nothing is left at Nyquist of `make_batch`."""
-    widths = torch.linspace(*width, len(beads.width)).double()
-    return replace(beads, width=widths)
+def rigid(beads):
+    """Every image shows the template."""
+    return replace(beads, positions=beads.positions[:1].expand(len(beads.positions), -1, -1).clone())
 
 
-def test_radial_table_agrees_with_the_direct_likelihood_where_it_is_chosen(tmp_path, caplog):
-    batch, beads = isotropic(make_batch(96, images=4, seed=7)), wide(make_beads(4, beads=40))
-    beads = replace(beads, positions=beads.positions[:1].expand(4, -1, -1).clone())
-    with caplog.at_level("INFO"):
-        likelihood, windowed = prepared(batch, beads, tmp_path, storage="float32", margin=30.0)
-    assert likelihood._radial_pairs is not None
-    assert "by a radial table" in caplog.text
-    expected = terms_and_gradients(Direct(DirectSettings(), 1), beads, batch)
-    found = terms_and_gradients(likelihood, single(beads), windowed)
-    assert_agree(found[:2], expected[:2], 2e-5)
-    assert_agree(found[2:], expected[2:], 2e-4)
+@pytest.mark.parametrize("astigmatism", [0, 1])
+@pytest.mark.parametrize(("box", "width"), [(96, (2.5, 3.5)), (97, (0.4, 1.5)), (160, (4.5, 5.5))])
+def test_the_grid_of_the_molecule_does_as_well_as_the_box(box, width, astigmatism, tmp_path):
+    """Beads that Nyquist cuts off and others; several pixel sizes, calibrated shells."""
+    batch, beads = make_batch(box, images=4, groups=GROUPS, seed=7), rigid(make_beads(4, beads=40))
+    if not astigmatism:
+        batch.ctf.defocus_v = batch.ctf.defocus_u.clone()
+    beads = replace(beads, width=torch.linspace(*width, 40).double())
+    exact = Direct(DirectSettings(), GROUPS)
+    exact.calibration = shells(box)
+    likelihood, windowed = prepared(batch, beads, tmp_path, exact.calibration, storage="float32", margin=30.0)
+    assert likelihood._cut_pairs is not None
+    assert likelihood._cut_pairs.rows.size < 0.8 * likelihood._box_pairs.rows.size
+    assert likelihood._cut_pairs.astigmatic == bool(astigmatism)
+    expected = terms_and_gradients(exact, beads, batch)
+    assert_agree(terms_and_gradients(likelihood, single(beads), windowed), expected, 6e-5)
 
 
-def test_radial_table_is_as_exact_as_the_box_where_nothing_is_left_out(tmp_path):
-    """A wide box, low defocus and wide beads: no wrap-around and nothing at Nyquist; float32 rounding remains."""
-    batch, beads = isotropic(make_batch(160, images=3, seed=7), 4000.0), wide(make_beads(3, beads=40), (4.5, 5.5))
-    beads = replace(beads, positions=beads.positions[:1].expand(3, -1, -1).clone())
-    likelihood, windowed = prepared(batch, beads, tmp_path, storage="float32", margin=30.0, pairs="radial")
+def test_a_molecule_that_fills_the_box_stays_on_it(tmp_path):
+    batch, beads = make_batch(40, seed=7), make_beads(beads=40)
+    likelihood, windowed = prepared(batch, beads, tmp_path, storage="float32", margin=40.0)
+    assert likelihood._cut_pairs is None
     expected = terms_and_gradients(Direct(DirectSettings(), 1), beads, batch)
     assert_agree(terms_and_gradients(likelihood, single(beads), windowed), expected, 3e-5)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda batch, beads: (batch, wide(beads, (0.5, 2))), "a radial table will not do"),  # cut off at Nyquist
-        (lambda batch, beads: (astigmatic(batch), wide(beads)), "for astigmatism of up to 300 Å"),
-    ],
-)
-def test_what_is_not_radial_goes_through_the_box(change, reason, tmp_path, caplog):
-    batch, beads = change(isotropic(make_batch(96, images=4, seed=7)), make_beads(4, beads=40))
-    with caplog.at_level("INFO"):
-        likelihood, _ = prepared(batch, beads, tmp_path)
-    assert likelihood._radial_pairs is None
-    assert reason in caplog.text
+def test_the_box_can_be_asked_for(tmp_path):
+    batch, beads = make_batch(96, seed=7), make_beads(beads=40)
+    likelihood, _ = prepared(batch, beads, tmp_path, pairs="box")
+    assert likelihood._cut_pairs is None
 
 
-def astigmatic(batch):
-    batch.ctf.defocus_v[1] -= 300
-    return batch
-
-
-def test_a_conformation_too_large_for_the_radial_grid_goes_through_the_box(tmp_path):
-    batch, beads = isotropic(make_batch(96, images=4, seed=7)), wide(make_beads(4, beads=40))
-    beads = replace(beads, positions=beads.positions[:1].expand(4, -1, -1).clone())
+def test_a_conformation_too_large_for_its_grid_goes_through_the_box(tmp_path):
+    batch, beads = make_batch(96, images=4, seed=7), rigid(make_beads(4, beads=40))
     likelihood, windowed = prepared(batch, beads, tmp_path, storage="float32", margin=40.0)
-    assert likelihood._radial_pairs is not None
-    large = replace(beads, positions=1.3 * beads.positions)
+    assert likelihood._cut_pairs is not None
+    large = replace(beads, positions=1.4 * beads.positions)
     expected = terms_and_gradients(Direct(DirectSettings(), 1), large, batch)
     assert_agree(terms_and_gradients(likelihood, single(large), windowed), expected, 3e-5)
 
 
 def test_room_is_what_the_largest_distance_needs():
-    has_room = partial(
-        _radial.RadialPairs.has_room, type("Pairs", (), {"window": _radial.WindowGrid(64, 1.0, 20.0, 0.3)})
-    )
+    grid = SimpleNamespace(cut=_cut.CutGrid(64, 1.0, 20.0, 4.0, 20))
     for angle in np.linspace(0, np.pi, 7):
         ends = torch.tensor([[[np.cos(angle), np.sin(angle)], [-np.cos(angle), -np.sin(angle)]]]).float()
-        assert has_room(9.7 * ends)
-        assert not has_room(10.05 * ends)
+        assert _cut.CutPairs.has_room(grid, 9.7 * ends)
+        assert not _cut.CutPairs.has_room(grid, 10.05 * ends)
 
 
 def test_a_bead_outside_the_window_is_compared_with_an_empty_image_and_said(tmp_path):

@@ -41,19 +41,47 @@ def test_box(size, highest, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("astigmatic", [True, False])
+def test_quadrants_are_the_power_at_both_signs(astigmatic, engine):
+    generator, highest = torch.Generator().manual_seed(0), 14
+    share = torch.rand(2, highest + 1, highest + 1, generator=generator)
+    group, axis = torch.tensor([1, 0, 1]), torch.rand(3, highest + 1, generator=generator)
+    largest = torch.tensor([5, 5, 3 * astigmatic, 2, 100]) / torch.tensor([196, 196, 196, 196**2, 1])
+    phase = largest.double() * torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    k = torch.arange(highest + 1).double()
+    x2, y2 = k**2, k[:, None] ** 2
+    xx, yy, xy, fourth, constant = (values[:, None, None] for values in phase.unbind(1))
+    powers = []
+    for sign in (1, -1):
+        turns = xx * x2 + yy * y2 + sign * xy * k * k[:, None] + fourth * (x2 + y2) ** 2 + constant
+        powers.append(share[group] * axis[:, None] * axis[:, :, None] * torch.sin(torch.pi * turns) ** 2)
+    device = device_of(engine)
+    arguments = on(device, share, group, axis, phase)
+    even, odd = products(engine, device).quadrants(*arguments, astigmatic=astigmatic)
+    torch.testing.assert_close(even.cpu(), (0.5 * (powers[0] + powers[1])).float(), rtol=0, atol=1e-5)
+    if astigmatic:
+        torch.testing.assert_close(odd.cpu(), (0.5 * (powers[0] - powers[1])).float(), rtol=0, atol=1e-5)
+    else:
+        assert odd.numel() == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("astigmatic", [True, False])
 @pytest.mark.parametrize("size", [32, 33])
-def test_radial(size, engine):
+def test_weights_of_quadrants(size, astigmatic, engine):
     spectrum, generator = make_spectrum(size)
     spectrum = spectrum.transpose(0, 1).contiguous()
-    table = torch.rand(3, 20, generator=generator)
-    place = torch.randint(0, 21, (size, size // 2 + 1), generator=generator)
-    unspread = 1 + torch.rand(size // 2 + 1, generator=generator)
-    along_y = unspread[[min(ky, size - ky) for ky in range(size)]]
-    weight = torch.cat([table, torch.zeros(3, 1)], dim=1)[:, place]
-    expected = spectrum * weight * along_y[:, None] * unspread
+    even, odd = (torch.rand(3, 11, 11, generator=generator) for _ in range(2))
+    odd[:, 0] = odd[:, :, 0] = 0
+    unspread = 1 + torch.rand(11, generator=generator)
+    expected = torch.zeros_like(spectrum)
+    for ky in range(-10, 11):
+        weight = even[:, abs(ky)] + astigmatic * odd[:, abs(ky)] * (1 if ky > 0 else -1)
+        expected[:, ky, :11] = spectrum[:, ky, :11] * weight * unspread[abs(ky)] * unspread
     device = device_of(engine)
     (found,) = on(device, spectrum)
-    products(engine, device).weigh_radial(found, *on(device, table, place, unspread))
+    arguments = on(device, even, odd if astigmatic else even[:, :0, :0], unspread)
+    products(engine, device).weigh_cut(found, *arguments)
     torch.testing.assert_close(found.cpu(), expected)
 
 
@@ -64,11 +92,11 @@ def test_any_order_of_axes_in_memory(engine):
     strided = spectrum.transpose(0, 1)
     share, group = torch.rand(1, 11, 6, generator=generator), torch.zeros(3, dtype=torch.int64)
     axis, phase = torch.rand(3, 6, generator=generator), torch.rand(3, 5, generator=generator, dtype=torch.float64)
-    table, place = torch.rand(3, 4, generator=generator), torch.randint(0, 5, (16, 9), generator=generator)
+    even = torch.rand(3, 7, 7, generator=generator)
     device = device_of(engine)
     for product, arguments in (
         ("weigh_box", (share, group, axis, phase)),
-        ("weigh_radial", (table, place, axis.new_ones(9))),
+        ("weigh_cut", (even, even[:, :0, :0], axis.new_ones(7))),
     ):
         found, expected = on(device, strided, strided.contiguous())
         assert not found.is_contiguous()

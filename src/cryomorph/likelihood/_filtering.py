@@ -50,10 +50,10 @@ class BoxGrid:
         """Å between samples."""
         return pixel_size * (self.box / self.size)
 
-    def damping(self, pixel_size: Tensor, reference: float) -> Tensor:
+    def damping(self, pixel_size: Tensor, reference: float, *, kernel: bool = True) -> Tensor:
         """Return what a bead's footprint leaves to the coefficients, along one axis, at indices 0..K.
 
-        The Gaussian of the narrowest bead, over the transform of the gridding kernel and the pixel size.
+        The Gaussian of the narrowest bead over the pixel size and, with `kernel`, over the gridding kernel's transform.
 
         Parameters
         ----------
@@ -66,10 +66,12 @@ class BoxGrid:
         -------
         Tensor (b, K + 1)
         """
-        kernel = _kernel_transform(self.box, pixel_size.device)
         frequency = torch.arange(self.highest + 1, device=pixel_size.device) / (self.box * pixel_size[:, None])
         gaussian = torch.exp(-2 * (torch.pi * reference * frequency).square())
-        return (gaussian / (kernel * pixel_size[:, None])).to(pixel_size.dtype)
+        damping = gaussian / pixel_size[:, None]
+        if kernel:
+            damping = damping / _kernel_transform(self.box, pixel_size.device)
+        return damping.to(pixel_size.dtype)
 
 
 @lru_cache(maxsize=8)

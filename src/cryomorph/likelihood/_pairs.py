@@ -1,8 +1,8 @@
 """The pair term `Σ_{b,c} a_b a_c κ(p_b - p_c)`: spread the beads, weigh their Fourier coefficients, collect them again.
 
-Two grids serve. The periodic box of the images holds every coefficient that the residual counts and none else: nothing
-about the contrast transfer is assumed. The smaller grid of twice the molecule's diameter takes κ as a function of
-distance alone, from one radial table an image.
+Two grids serve. The periodic box of the images (here) holds every coefficient that the residual counts and none else.
+A smaller one (`_cut`) of twice the molecule's diameter needs κ at the distances that occur only. Neither assumes
+anything about the contrast transfer.
 """
 
 from abc import ABC, abstractmethod
@@ -126,15 +126,23 @@ class BoxPairs(PairTerm):
 
     def _weighing(self, batch: ParticleBatch) -> tuple[Tensor, ...]:
         group = batch.optics_group if len(self.share) > 1 else torch.zeros_like(batch.optics_group)
-        unit = 1 / (self.grid.box * batch.pixel_size)
-        frequency = torch.arange(self.grid.highest + 1, device=unit.device) * unit[:, None]
-        envelope = torch.exp(-0.5 * batch.ctf.b_factor[:, None] * frequency.square())
-        damping = self.grid.damping(batch.pixel_size, self.footprints.reference)
-        return group, damping.square() * envelope, phase_coefficients(batch.ctf, unit)
+        phase = phase_coefficients(batch.ctf, 1 / (self.grid.box * batch.pixel_size))
+        return group, axis_power(self.grid, self.footprints.reference, batch), phase
 
     def _weigh(self, spectrum: Tensor, weighing: tuple[Tensor, ...]) -> None:
         group, axis, phase = weighing
         self.products.weigh_box(spectrum, self.share, group, axis, phase)
+
+
+def axis_power(grid: BoxGrid, reference: float, batch: ParticleBatch, *, kernel: bool = True) -> Tensor:
+    """Return what the power of each coefficient is multiplied by along an axis, shape (b, K + 1).
+
+    The envelope of the contrast transfer and the narrowest bead, of width `reference` in Å; with `kernel`, less what
+    spreading and collecting multiplied it by.
+    """
+    frequency = torch.arange(grid.highest + 1, device=batch.pixel_size.device) / (grid.box * batch.pixel_size[:, None])
+    envelope = torch.exp(-0.5 * batch.ctf.b_factor[:, None] * frequency.square())
+    return grid.damping(batch.pixel_size, reference, kernel=kernel).square() * envelope
 
 
 def pixel_size_index(pixel_sizes: Tensor, batch: ParticleBatch) -> Tensor:

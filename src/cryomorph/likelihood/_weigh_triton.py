@@ -8,6 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cryomorph.likelihood._weigh_torch import quadrants, weigh_cut
+
+__all__ = ["quadrants", "weigh_box", "weigh_cut"]
+
 TURN = tl.constexpr(2 * pi)
 
 
@@ -15,11 +19,6 @@ def weigh_box(spectrum: Tensor, share: Tensor, group: Tensor, axis: Tensor, phas
     """Multiply spectra by the power of the transfer; see `cryomorph.likelihood._weighing.Weighing`."""
     highest = axis.shape[1] - 1
     _launch(_weigh_box, spectrum, share, group, axis.float().contiguous(), phase.double().contiguous(), highest)
-
-
-def weigh_radial(spectrum: Tensor, table: Tensor, place: Tensor, unspread: Tensor) -> None:
-    """Multiply spectra by radial tables; see `cryomorph.likelihood._weighing.Weighing`."""
-    _launch(_weigh_radial, spectrum, table.contiguous(), place, unspread, table.shape[1])
 
 
 def _launch(kernel: Any, spectrum: Tensor, *others: Tensor | int) -> None:
@@ -75,29 +74,3 @@ def _weigh_box(
     of_group = tl.load(share + line * (highest + 1) + kx, mask=counts, other=0.0)
     weighed = tl.load(values, mask=counts, other=0.0) * (along_y * along_x * of_group * power)
     tl.store(values, weighed, mask=kx <= size // 2)
-
-
-@triton.jit
-def _weigh_radial(
-    spectrum,
-    image_stride,
-    row_stride,
-    column_stride,
-    size,
-    table,
-    place,
-    unspread,
-    radii,
-    PARTS: tl.constexpr,
-):
-    image = (tl.program_id(0) // size).to(tl.int64)
-    row = tl.program_id(0) % size
-    width = size // 2 + 1
-    part = tl.arange(0, PARTS)  # real and imaginary in turn
-    kx = part // 2
-    exists = kx < width
-    radius = tl.load(place + row * width + kx, mask=exists, other=0)
-    weight = tl.load(table + image * radii + radius, mask=exists & (radius < radii), other=0.0)
-    factor = weight * tl.load(unspread + tl.minimum(row, size - row)) * tl.load(unspread + kx, mask=exists, other=0.0)
-    values = spectrum + image * image_stride + row * row_stride + kx * column_stride + part % 2
-    tl.store(values, tl.load(values, mask=exists, other=0.0) * factor, mask=exists)

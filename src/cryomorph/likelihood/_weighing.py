@@ -29,19 +29,37 @@ class Weighing(Protocol):
             What `cryomorph.optics.phase_coefficients` returns, shape (b, 5).
         """
 
-    def weigh_radial(self, spectrum: Tensor, table: Tensor, place: Tensor, unspread: Tensor) -> None:
-        """Multiply spectra, in place, by radial tables.
+    def quadrants(
+        self, share: Tensor, group: Tensor, axis: Tensor, phase: Tensor, *, astigmatic: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the power of the transfer at `kx, ky = 0..K`, split by what a change of one sign does to it.
+
+        Parameters
+        ----------
+        share
+            Of each of these coefficients, for each optics group, shape (groups, K + 1, K + 1).
+        group, axis, phase
+            As in `weigh_box`.
+        astigmatic
+            False if no image is: the odd part is empty then.
+
+        Returns
+        -------
+        even, odd : Tensor (b, K + 1, K + 1)
+            Half the sum and half the difference of the powers at (kx, ky) and (kx, -ky).
+        """
+
+    def weigh_cut(self, spectrum: Tensor, even: Tensor, odd: Tensor, unspread: Tensor) -> None:
+        """Multiply spectra, in place, by weights given as `quadrants` gives them; coefficients beyond them become 0.
 
         Parameters
         ----------
         spectrum
             Half of the plane, shape (b, N, N // 2 + 1), complex64.
-        table
-            Weight at each radius, shape (b, radii).
-        place
-            Radius of each coefficient, shape (N, N // 2 + 1), int64; the number of radii where nothing counts.
+        even, odd
+            Shape (b, M + 1, M + 1); the odd part may be empty.
         unspread
-            Factors at indices 0..N // 2 of either axis, shape (N // 2 + 1,).
+            Factors at indices 0..M of either axis, shape (M + 1,).
         """
 
 

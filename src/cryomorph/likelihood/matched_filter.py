@@ -6,7 +6,6 @@ molecule reaches and the contrast transfer of the image say everything that the 
 one look at the window for each bead, the second a fast Fourier transform (docs/method.md).
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,17 +19,15 @@ from cryomorph.geometry import project
 from cryomorph.gridding.footprints import SUPPORT, Footprints
 from cryomorph.gridding.rows import Rows
 from cryomorph.gridding.transfer import Engine, transfer
+from cryomorph.likelihood._cut import CutPairs, cut_pairs
 from cryomorph.likelihood._filtering import BoxGrid, filtered_windows
 from cryomorph.likelihood._pairs import BoxPairs, pixel_size_index
-from cryomorph.likelihood._radial import RadialPairs, radial_pairs
 from cryomorph.likelihood._store import WindowStore
 from cryomorph.likelihood.base import Likelihood, LikelihoodSettings
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress
 from cryomorph.structure.beads import Beads
-
-logger = logging.getLogger(__name__)
 
 
 class MatchedFilterSettings(LikelihoodSettings):
@@ -39,9 +36,9 @@ class MatchedFilterSettings(LikelihoodSettings):
     kind: Literal["matched_filter"] = "matched_filter"
     margin: float = Field(8.0, ge=0, description="Å that windows reach beyond the template's beads")
     storage: Literal["float16", "float32"] = Field("float16", description="numbers kept in the windows")
-    pairs: Literal["auto", "box", "radial"] = Field(
+    pairs: Literal["auto", "box"] = Field(
         "auto",
-        description="box: exact always; radial: faster without astigmatism; auto: radial where it agrees with box",
+        description="grid of the pair term: the images' box, or a smaller one if the molecule leaves room (auto)",
     )
     engine: Engine = Field("auto", description="numba on a CPU and Triton on a GPU, or one of torch, numba, triton")
 
@@ -96,7 +93,7 @@ class MatchedFilter(Likelihood):
         super().__init__(settings, groups)
         self._prepared: _Windows | None = None
         self._box_pairs: BoxPairs | None = None
-        self._radial_pairs: RadialPairs | None = None
+        self._cut_pairs: CutPairs | None = None
         self._placed = torch.zeros(2, dtype=torch.int64)
 
     def prepare(self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None) -> BatchSource:
@@ -106,11 +103,9 @@ class MatchedFilter(Likelihood):
         windows = _windows(stack.box, pixel_sizes, beads.width, reach)
         self._prepared = windows
         self._box_pairs = self._pairs_of(windows)
-        self._radial_pairs = None
-        if self.settings.pairs != "box":
-            always = self.settings.pairs == "radial"
-            self._radial_pairs, remark = radial_pairs(self._box_pairs, stack, beads, self.calibration, always=always)
-            logger.info("pair term: %s", remark)
+        self._cut_pairs = None
+        if self.settings.pairs == "auto":
+            self._cut_pairs = cut_pairs(self._box_pairs, stack, beads, self.calibration)
         reference = windows.footprints.reference
         return WindowStore.open(cache, stack, self, windows.rows, reference, self.settings.storage, progress)
 
@@ -169,8 +164,8 @@ class MatchedFilter(Likelihood):
         """Return `‖h * v‖²` (b,) and its gradient by the points (b, B, 2) in Å."""
         if windows is not self._prepared or self._box_pairs is None:
             return self._pairs_of(windows)(points, amplitude, batch)
-        if self._radial_pairs is not None and self._radial_pairs.has_room(points):
-            return self._radial_pairs(points, amplitude, batch)
+        if self._cut_pairs is not None and self._cut_pairs.has_room(points):
+            return self._cut_pairs(points, amplitude, batch)
         return self._box_pairs(points, amplitude, batch)
 
     def _pairs_of(self, windows: _Windows) -> BoxPairs:
