@@ -28,7 +28,7 @@ class System:
 
 SYSTEMS = {
     "adk": System(214, (1, 1, 1)),
-    "nsp13": System(590, (3, 1, 1)),  # SARS-CoV-2 helicase
+    "nsp13": System(590, (2, 2, 1)),  # SARS-CoV-2 helicase
     "spike": System(3363, (2, 2, 4)),  # SARS-CoV-2 spike trimer, resolved residues
 }
 
@@ -45,7 +45,7 @@ def template_of(system: str) -> Template:
 
 
 def _assembly(system: System) -> gemmi.Structure:
-    """Copies of adenylate kinase side by side, the last one cut to the number of residues."""
+    """Put copies of adenylate kinase side by side, the last one cut to the number of residues."""
     source = gemmi.read_structure(str(demo_data("adk_open.pdb")))[0]
     protein = [residue for chain in source for residue in chain if any(atom.name == "CA" for atom in residue)]
     assembly, model = gemmi.Structure(), gemmi.Model(1)

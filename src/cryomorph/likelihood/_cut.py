@@ -11,7 +11,7 @@ from torch import Tensor
 from cryomorph.fourier import band, shell_index
 from cryomorph.gridding.footprints import SUPPORT, Footprints, kernel_transform
 from cryomorph.gridding.transfer import Engine
-from cryomorph.likelihood._filtering import OVERSAMPLING, BoxGrid
+from cryomorph.likelihood._filtering import BoxGrid
 from cryomorph.likelihood._pairs import BoxPairs, PairTerm, axis_power, pixel_size_index
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.optics import phase_coefficients
@@ -25,7 +25,7 @@ NEGLIGIBLE = 3e-5
 """Power of the narrowest bead, relative to that at low frequency, beyond which frequencies are left out."""
 FADE = 6.0
 """Periods of the highest frequency over which κ fades out beyond the largest distance in the molecule."""
-SPILL = 8
+SPILL = 6
 """Fourier indices beyond the highest frequency that fading out reaches."""
 ROOM = 1.08
 """Diameter that there is room for, compared with the template's; larger conformations are computed on the box."""
@@ -65,7 +65,7 @@ class CutGrid:
         fade = FADE / frequency
         period = 2 * diameter + fade
         highest = int(np.ceil(frequency * period))
-        wanted = max(int(np.ceil(2 * OVERSAMPLING * highest)), 2 * (highest + SPILL + SUPPORT))
+        wanted = 2 * (highest + SPILL) + SUPPORT
         size = 2 * int(scipy.fft.next_fast_len(-(-wanted // 2), real=True))
         return cls(size, period / size, diameter, fade, highest + SPILL)
 
