@@ -149,11 +149,13 @@ def test_a_conformation_too_large_for_its_grid_goes_through_the_box(tmp_path):
 
 
 def test_room_is_what_the_largest_distance_needs():
-    grid = SimpleNamespace(cut=_cut.CutGrid(64, 1.0, 20.0, 4.0, 20))
+    grid = SimpleNamespace(cut=_cut.CutGrid(64, 1.0, 20.0, 4.0, 20, 0.3))
     for angle in np.linspace(0, np.pi, 7):
         ends = torch.tensor([[[np.cos(angle), np.sin(angle)], [-np.cos(angle), -np.sin(angle)]]]).float()
-        assert _cut.CutPairs.has_room(grid, 9.7 * ends)
-        assert not _cut.CutPairs.has_room(grid, 10.05 * ends)
+        at = torch.tensor([[[30.0, -20.0]]])
+        centred = _cut.CutPairs.centred(grid, 9.7 * ends + at)
+        torch.testing.assert_close(centred, 9.7 * ends, rtol=0, atol=1e-4)
+        assert _cut.CutPairs.centred(grid, 10.05 * ends + at) is None
 
 
 def test_a_bead_outside_the_window_is_compared_with_an_empty_image_and_said(tmp_path):

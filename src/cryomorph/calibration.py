@@ -42,7 +42,7 @@ Shells = Literal["none", "noise", "signal", "both"]
 class CalibrationSettings(Settings):
     """What is estimated for each Fourier shell and optics group, from how many images and when."""
 
-    shells: Shells = Field("none", description="what is calibrated")
+    shells: Shells = Field("both", description="what is calibrated")
     images: int = Field(2048, ge=1, description="images it is estimated from; at least 128 of an optics group")
     epochs: tuple[int, ...] = Field((2, 5, 10), description="epochs after which it is estimated again")
 

@@ -102,7 +102,7 @@ def train(
     ] = None,
     calibration: Annotated[
         str | None,
-        _option("What is estimated in each Fourier shell: none, noise, signal or both [default: none]."),
+        _option("What is estimated in each Fourier shell: none, noise, signal or both [default: both]."),
     ] = None,
     prior_strength: Annotated[
         float | None,

@@ -1,7 +1,7 @@
 """Where to compute: devices and precision."""
 
-from datetime import timedelta
 import ctypes
+from datetime import timedelta
 from typing import Literal
 
 import torch

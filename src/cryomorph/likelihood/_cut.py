@@ -51,6 +51,8 @@ class CutGrid:
         Å beyond, over which κ fades out.
     highest
         Fourier index up to which coefficients count, along an axis.
+    frequency
+        1/Å, the highest one that counts in κ.
     """
 
     size: int
@@ -58,6 +60,7 @@ class CutGrid:
     diameter: float
     fade: float
     highest: int
+    frequency: float
 
     @classmethod
     def make(cls, diameter: float, frequency: float) -> "CutGrid":
@@ -67,7 +70,7 @@ class CutGrid:
         highest = int(np.ceil(frequency * period))
         wanted = 2 * (highest + SPILL) + SUPPORT
         size = 2 * int(scipy.fft.next_fast_len(-(-wanted // 2), real=True))
-        return cls(size, period / size, diameter, fade, highest + SPILL)
+        return cls(size, period / size, diameter, fade, highest + SPILL, frequency)
 
     @property
     def period(self) -> float:
@@ -120,25 +123,26 @@ class CutPairs(PairTerm):
         self.cut, self.box_grid, self.astigmatic = cut, box_grid, astigmatic
         self.pixel_sizes = pixel_sizes
         periods = (box_grid.box * pixel_sizes.double()).tolist()
-        matrices = [_cut_matrices(cut, box_grid.highest, period) for period in periods]
+        self.used = min(int(np.ceil(cut.frequency * max(periods))), box_grid.highest)
+        matrices = [_cut_matrices(cut, self.used, period) for period in periods]
         self.even, self.odd = (
             torch.from_numpy(np.stack(kind)).float().to(device) for kind in zip(*matrices, strict=True)
         )
         kernel = kernel_transform(np.arange(cut.highest + 1) / cut.size, cut.oversampling)
         self.unspread = torch.from_numpy(1 / np.square(kernel)).float().to(device)
-        self.share = _quadrant_share(box_grid.box, calibration, device)
+        self.share = _quadrant_share(box_grid.box, calibration, device)[
+            :, : self.used + 1, : self.used + 1
+        ].contiguous()
 
-    def has_room(self, points: Tensor) -> bool:
-        """Tell whether all distances between the projected beads (b, B, 2), in Å, fit the grid."""
+    def centred(self, points: Tensor) -> Tensor | None:
+        """Move the projected beads of each image (b, B, 2), in Å, to the middle; None if a distance exceeds the grid."""
         angle = torch.arange(DIRECTIONS, device=points.device) * (torch.pi / DIRECTIONS)
         along = torch.stack([angle.cos(), angle.sin()], dim=1).to(points.dtype) @ points.transpose(1, 2)
-        extent = (along.amax(2) - along.amin(2)).max() / np.cos(np.pi / (2 * DIRECTIONS))
-        return bool(extent <= self.cut.diameter)
-
-    def __call__(self, points: Tensor, amplitude: Tensor, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
-        """Return the power of each image and its gradient; see the base class."""
-        middle = 0.5 * (points.amax(1, keepdim=True) + points.amin(1, keepdim=True))
-        return super().__call__(points - middle, amplitude, batch)
+        low, high = along.aminmax(dim=2)
+        if (high - low).max() > self.cut.diameter * np.cos(np.pi / (2 * DIRECTIONS)):
+            return None
+        axes = [0, DIRECTIONS // 2]
+        return points - 0.5 * (low + high)[:, None, axes]
 
     def _steps(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(batch.optics_group), torch.full_like(batch.pixel_size, self.cut.step)
@@ -146,14 +150,16 @@ class CutPairs(PairTerm):
     def _weighing(self, batch: ParticleBatch) -> tuple[Tensor, ...]:
         """Return the coefficients of the cut κ for kx, ky >= 0: their parts that are even and odd in either."""
         group = batch.optics_group if len(self.share) > 1 else torch.zeros_like(batch.optics_group)
-        axis = axis_power(self.box_grid, self.footprints.reference, batch, kernel=False)
+        axis = axis_power(self.box_grid, self.footprints.reference, batch, kernel=False)[
+            :, : self.used + 1
+        ].contiguous()
         phase = phase_coefficients(batch.ctf, 1 / (self.box_grid.box * batch.pixel_size))
         even, odd = self.products.quadrants(self.share, group, axis, phase, astigmatic=self.astigmatic)
         even = self._cut(even, self.even, batch)
         return even, self._cut(odd, self.odd, batch) if self.astigmatic else even.new_empty(len(even), 0, 0)
 
     def _cut(self, quadrant: Tensor, matrices: Tensor, batch: ParticleBatch) -> Tensor:
-        """Take coefficients (b, K + 1, K + 1) of the box to those of the cut κ on the smaller grid."""
+        """Take coefficients, one quadrant, of the box to those of the cut κ on the smaller grid."""
         if len(matrices) == 1:
             return matrices[0] @ (quadrant @ matrices[0].T)
         own = matrices[pixel_size_index(self.pixel_sizes, batch)]

@@ -164,8 +164,9 @@ class MatchedFilter(Likelihood):
         """Return `‖h * v‖²` (b,) and its gradient by the points (b, B, 2) in Å."""
         if windows is not self._prepared or self._box_pairs is None:
             return self._pairs_of(windows)(points, amplitude, batch)
-        if self._cut_pairs is not None and self._cut_pairs.has_room(points):
-            return self._cut_pairs(points, amplitude, batch)
+        centred = None if self._cut_pairs is None else self._cut_pairs.centred(points)
+        if self._cut_pairs is not None and centred is not None:
+            return self._cut_pairs(centred, amplitude, batch)
         return self._box_pairs(points, amplitude, batch)
 
     def _pairs_of(self, windows: _Windows) -> BoxPairs:
