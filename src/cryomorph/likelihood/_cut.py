@@ -135,7 +135,7 @@ class CutPairs(PairTerm):
         ].contiguous()
 
     def centred(self, points: Tensor) -> Tensor | None:
-        """Move the projected beads of each image (b, B, 2), in Å, to the middle; None if a distance exceeds the grid."""
+        """Move projected beads (b, B, 2), in Å, to the middle of their images; None if a distance exceeds the grid."""
         angle = torch.arange(DIRECTIONS, device=points.device) * (torch.pi / DIRECTIONS)
         along = torch.stack([angle.cos(), angle.sin()], dim=1).to(points.dtype) @ points.transpose(1, 2)
         low, high = along.aminmax(dim=2)
