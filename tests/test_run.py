@@ -27,7 +27,7 @@ from small_runs import assert_same_run, folder_state, metrics_without_times, run
 
 BATCHES = 6  # an epoch of `simulated` in batches of 8
 EVERY_BATCH = {"epochs": 3, "batch_size": 8, "checkpoint_minutes": 1e-9}
-CALIBRATION = {"shells": "both", "epochs": [1, 2]}
+CALIBRATION = {"shells": "both", "epochs": [0, 1, 2]}
 POINTS = {
     "batch:3": (0, 2),  # in the middle of the first epoch: the batch that was cut off had no checkpoint yet
     "batch:12": (1, 5),  # the last batch of the second epoch

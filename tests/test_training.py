@@ -170,9 +170,12 @@ def test_progress_is_told_of_every_image(simulated, tmp_path):
             self.stretches[-1].append("done")
 
     progress = Counts()
-    settings = run_settings(simulated, training={"epochs": 2, "batch_size": 10}, likelihood="direct")
+    calibration = {"epochs": [0, 1, 2]}  # nothing is left to be calibrated for after the last
+    training = {"epochs": 2, "batch_size": 10}
+    settings = run_settings(simulated, training=training, likelihood="direct", calibration=calibration)
     train(parse_config(settings, "test"), tmp_path / "run", progress=progress)
-    assert progress.stretches == [[f"epoch {i}/2", 48, "images", 48, "done"] for i in (1, 2)]
+    names = ["calibration", "epoch 1/2", "calibration", "epoch 2/2"]
+    assert progress.stretches == [[name, 48, "images", 48, "done"] for name in names]
 
 
 def test_an_objective_that_is_not_finite_stops_the_run(simulated, tmp_path):
@@ -348,7 +351,7 @@ def test_two_processes_explain_the_images_as_one_does(two_processes, tmp_path):
 def test_two_processes_calibrate_as_one_does(localhost, simulated, tmp_path):
     """Nothing moves, so that both see the same conformations; the processes own 24 and 23 of the images."""
     still = {"epochs": 2, "learning_rate": 1e-30, "latent_learning_rate": 1e-30}
-    settings = run_settings(simulated, training=still, calibration={"shells": "both", "images": 40, "epochs": [1]})
+    settings = run_settings(simulated, training=still, calibration={"shells": "both", "images": 40, "epochs": [0, 1]})
     settings["particles"]["first"] = 47
     done = run_command(command(tmp_path / "two", settings, 2))
     assert done.returncode == 0, done.stderr

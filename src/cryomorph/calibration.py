@@ -44,7 +44,7 @@ class CalibrationSettings(Settings):
 
     shells: Shells = Field("both", description="what is calibrated")
     images: int = Field(2048, ge=1, description="images it is estimated from; at least 128 of an optics group")
-    epochs: tuple[int, ...] = Field((2, 5, 10), description="epochs after which it is estimated again")
+    epochs: tuple[int, ...] = Field((0, 2, 5, 10), description="after how many epochs; 0 is before the first")
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,14 +133,15 @@ class Trainer:
             self._source = self.prepare()
         return self._source
 
-    def calibrate(self, progress: Progress | None = None) -> None:
-        """Estimate noise and signal of Fourier shells, if the settings ask for it, at the current conformations.
+    def calibrate(self, progress: Progress | None = None) -> bool:
+        """Estimate noise and signal of Fourier shells at the current conformations, if it is time; returns whether.
 
         The gain, whose meaning changes, is estimated from the same images. Batches are prepared anew when they are
         next asked for.
         """
-        if self.calibration.shells == "none":
-            return
+        asked_for = self.calibration.shells != "none" and self.epoch in self.calibration.epochs
+        if not asked_for or self.epoch == self.settings.epochs:
+            return False
         sums = gather_sums(
             self.reconstruction,
             self.latents,
@@ -158,6 +159,7 @@ class Trainer:
         likelihood.update_gain()
         self._source = None
         self.on_calibration(calibration)
+        return True
 
     def estimate_gain(self) -> None:
         """Set the gain from the undeformed template, before the first step.
@@ -236,8 +238,7 @@ class Trainer:
             metrics = self._end_of_epoch()
             seconds = time.monotonic() - started
             rate = sum(map(len, fresh)) * self.fabric.world_size / seconds
-            if self._time_to_calibrate():
-                self.calibrate(progress)
+            if self.calibrate(progress):
                 metrics["calibrated"] = True
             on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})
             on_checkpoint(self.state())
@@ -366,13 +367,6 @@ class Trainer:
                 total = self.fabric.all_reduce(tensor.to(self.fabric.device), reduce_op="sum")
                 assert isinstance(total, Tensor)
                 tensor.copy_(total)
-
-    def _time_to_calibrate(self) -> bool:
-        return (
-            self.calibration.shells != "none"
-            and self.epoch in self.calibration.epochs
-            and self.epoch < self.settings.epochs
-        )
 
     def _time_to_save(self, saved: float) -> bool:
         """Tell whether the last checkpoint is long ago; the first process decides, since saving is a common effort."""
