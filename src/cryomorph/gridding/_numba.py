@@ -145,6 +145,25 @@ def _fetch(tile: Any, flat: Any, first: Any, last: Any, offset: Any, row: int, c
             tile[r * width + t] = flat[offset[line] + place] if kept else ZERO
 
 
+@jit()
+def _sum_under(
+    taps: Any, samples: Any, start: Any, weight_x: Any, slope_x: Any, weight_y: Any, slope_y: Any
+) -> tuple[Any, Any, Any]:
+    """Sum up samples under a footprint, and under its slopes along x and y; rows begin at `start`."""
+    value, along_x, along_y = ZERO, ZERO, ZERO
+    # The inner loop is unrolled, the outer one is a vector.
+    for t in range(len(taps)):
+        along_rows, slope_rows = ZERO, ZERO
+        for r in range(len(taps)):
+            sample = samples[start[r] + uintp(t)]
+            along_rows += weight_y[r] * sample
+            slope_rows += slope_y[r] * sample
+        value += weight_x[t] * along_rows
+        along_x += slope_x[t] * along_rows
+        along_y += weight_x[t] * slope_rows
+    return value, along_x, along_y
+
+
 @jit(parallel=True)
 def _collect(
     taps: Any,
@@ -163,7 +182,7 @@ def _collect(
     size = len(first)
     width, reach = len(taps), len(taps) // 2 - 1
     for i in prange(points.shape[0]):
-        tile = np.empty(width * width, np.float32)
+        flat, tile = samples[i], np.empty(width * width, np.float32)
         weight_x, slope_x = np.empty(width, np.float32), np.empty(width, np.float32)
         weight_y, slope_y = np.empty(width, np.float32), np.empty(width, np.float32)
         start = np.empty(width, np.uintp)
@@ -182,25 +201,14 @@ def _collect(
                 for r in range(width):
                     inside &= first[row + r] <= column and column + width <= last[row + r]
             if inside:
-                values = samples[i]
                 for r in range(width):
                     start[r] = uintp(offset[row + r] + column)
+                value, along_x, along_y = _sum_under(taps, flat, start, weight_x, slope_x, weight_y, slope_y)
             else:
-                _fetch(tile, samples[i], first, last, offset, row, column, width)
-                values = tile
+                _fetch(tile, flat, first, last, offset, row, column, width)
                 for r in range(width):
                     start[r] = uintp(r * width)
-            value, along_x, along_y = ZERO, ZERO, ZERO
-            # The inner loop is unrolled, the outer one is a vector.
-            for t in range(width):
-                along_rows, slope_rows = ZERO, ZERO
-                for r in range(width):
-                    sample = values[start[r] + uintp(t)]
-                    along_rows += weight_y[r] * sample
-                    slope_rows += slope_y[r] * sample
-                value += weight_x[t] * along_rows
-                along_x += slope_x[t] * along_rows
-                along_y += weight_x[t] * slope_rows
+                value, along_x, along_y = _sum_under(taps, tile, start, weight_x, slope_x, weight_y, slope_y)
             whole += amplitude[b] * value
             gradient[i, b, 0], gradient[i, b, 1] = amplitude[b] * along_x, amplitude[b] * along_y
         total[i] = whole
