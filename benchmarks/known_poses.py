@@ -56,19 +56,21 @@ def main() -> None:
     parser.add_argument("--truth", default="particles_truth.npz")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--systems", default=SYSTEMS, help="decoder:beads pairs, separated by commas")
+    parser.add_argument("--r2", default="yes,no", help="with and without the R2 prior, or one of them")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time; cores are shared among them")
     parser.add_argument("--json", type=Path, help="write one row a run")
     parser.add_argument("options", nargs="*", help="further options of cryomorph train, after --")
     arguments = parser.parse_args()
     systems = [tuple(pair.split(":")) for pair in arguments.systems.split(",")]
-    work = [(*system, r2, seed) for r2 in (True, False) for seed in range(arguments.seeds) for system in systems]
+    priors = [answer == "yes" for answer in arguments.r2.split(",")]
+    work = [(*system, r2, seed) for r2 in priors for seed in range(arguments.seeds) for system in systems]
     with ThreadPoolExecutor(arguments.workers) as pool:
         rows = list(pool.map(lambda item: run_one(arguments, *item), work))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"\n{'decoder':8s}{'beads':9s}{'R2':5s}{'mean RMSD':>10s}{'spread':>8s}")
-    for (decoder, beads), r2 in itertools.product(systems, (True, False)):
+    for (decoder, beads), r2 in itertools.product(systems, priors):
         values = [
             float(str(row["rmsd_mean"]))
             for row in rows
