@@ -30,7 +30,11 @@ def jit(*, parallel: bool = False) -> Callable[[F], F]:
     """
 
     def compile_it(function: F) -> F:
-        compiled = numba.njit(cache=True, fastmath=FAST_MATH, error_model="numpy", parallel=parallel)(function)
+        # A helper becomes part of each kernel that calls it. Else a fresh process would call a copy compiled by itself,
+        # one that finds the kernel in the cache another copy, with other rounding: runs would not resume bit by bit.
+        compiled = numba.njit(
+            cache=True, fastmath=FAST_MATH, error_model="numpy", parallel=parallel, forceinline=not parallel
+        )(function)
         return cast(F, compiled)
 
     return compile_it
