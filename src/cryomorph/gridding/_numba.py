@@ -66,24 +66,82 @@ def _add_row(_: Any, taps: Any, target: Any, offset: Any, weights: Any, scale: A
 
     In a plain loop the compiler must assume that the two arrays overlap, and checks for it at every row.
     """
-    vector, every = ir.VectorType(ir.FloatType(), taps.count), ir.VectorType(ir.IntType(32), taps.count)
+    vector = ir.VectorType(ir.FloatType(), taps.count)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        def place(argument: int, steps: Any) -> Any:
-            data = context.make_array(signature.args[argument])(context, builder, values[argument]).data
-            return builder.bitcast(builder.gep(data, [steps]), vector.as_pointer())
-
-        at = place(1, values[2])
-        old = builder.load(at, align=4)
-        added = builder.load(place(3, ir.Constant(ir.IntType(64), 0)), align=4)
-        nothing = ir.Constant(vector, ir.Undefined)
-        first = builder.insert_element(nothing, values[4], ir.Constant(ir.IntType(32), 0))
-        factor = builder.shuffle_vector(first, nothing, ir.Constant(every, [0] * taps.count))
-        product = builder.fmul(added, factor, flags=["contract"])
-        builder.store(builder.fadd(old, product, flags=["contract"]), at, align=4)
+        at = builder.gep(_data(context, builder, signature, values, 1), [values[2]])
+        at = builder.bitcast(at, vector.as_pointer())
+        added = builder.bitcast(_data(context, builder, signature, values, 3), vector.as_pointer())
+        product = builder.fmul(builder.load(added, align=4), _splat(builder, values[4], vector), flags=["contract"])
+        builder.store(builder.fadd(builder.load(at, align=4), product, flags=["contract"]), at, align=4)
         return context.get_dummy_value()
 
     return types.void(taps, target, offset, weights, scale), generate
+
+
+@intrinsic
+def _sum_under(
+    _: Any, taps: Any, samples: Any, start: Any, weight_x: Any, slope_x: Any, weight_y: Any, slope_y: Any
+) -> Any:
+    """Sum up samples under a footprint, and under its slopes along x and y; rows begin at `start`.
+
+    Spelt out in vectors: what a compiler makes of sums that it may reorder depends on where they are compiled.
+    """
+    width = taps.count
+    vector, index = ir.VectorType(ir.FloatType(), width), ir.IntType(32)
+    flags = ["contract"]
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = [None, *(_data(context, builder, signature, values, n) for n in range(1, 7))]
+
+        def row(argument: int, offset: Any) -> Any:
+            return builder.load(builder.bitcast(builder.gep(data[argument], [offset]), vector.as_pointer()), align=4)
+
+        def number(argument: int, place: int) -> Any:
+            return builder.load(builder.gep(data[argument], [index(place)]))
+
+        along_rows, slope_rows = (ir.Constant(vector, [0.0] * width) for _ in range(2))
+        for r in range(width):
+            sample = row(1, number(2, r))
+            for_value = builder.fmul(sample, _splat(builder, number(5, r), vector), flags=flags)
+            for_slope = builder.fmul(sample, _splat(builder, number(6, r), vector), flags=flags)
+            along_rows = builder.fadd(along_rows, for_value, flags=flags)
+            slope_rows = builder.fadd(slope_rows, for_slope, flags=flags)
+        across, slope_across = row(3, index(0)), row(4, index(0))
+        products = ((along_rows, across), (along_rows, slope_across), (slope_rows, across))
+        sums = [_total(builder, builder.fmul(one, other, flags=flags)) for one, other in products]
+        return context.make_tuple(builder, signature.return_type, sums)
+
+    returned = types.UniTuple(types.float32, 3)
+    return returned(taps, samples, start, weight_x, slope_x, weight_y, slope_y), generate
+
+
+def _data(context: Any, builder: Any, signature: Any, values: Any, argument: int) -> Any:
+    """Return a pointer to the numbers of an array."""
+    return context.make_array(signature.args[argument])(context, builder, values[argument]).data
+
+
+def _splat(builder: Any, value: Any, vector: Any) -> Any:
+    """Return a vector of equal numbers."""
+    nothing, index = ir.Constant(vector, ir.Undefined), ir.IntType(32)
+    first = builder.insert_element(nothing, value, index(0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(index, vector.count), [0] * vector.count))
+
+
+def _total(builder: Any, values: Any) -> Any:
+    """Sum a vector whose length is a multiple of eight: its eighths one by one, then halves of halves."""
+    index = ir.IntType(32)
+
+    def part(vector: Any, first: int, count: int) -> Any:
+        places = ir.Constant(ir.VectorType(index, count), list(range(first, first + count)))
+        return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), places)
+
+    total = part(values, 0, 8)
+    for first in range(8, values.type.count, 8):
+        total = builder.fadd(total, part(values, first, 8))
+    for half in (4, 2, 1):
+        total = builder.fadd(part(total, 0, half), part(total, half, half))
+    return builder.extract_element(total, index(0))
 
 
 @jit()
@@ -145,25 +203,6 @@ def _fetch(tile: Any, flat: Any, first: Any, last: Any, offset: Any, row: int, c
             tile[r * width + t] = flat[offset[line] + place] if kept else ZERO
 
 
-@jit()
-def _sum_under(
-    taps: Any, samples: Any, start: Any, weight_x: Any, slope_x: Any, weight_y: Any, slope_y: Any
-) -> tuple[Any, Any, Any]:
-    """Sum up samples under a footprint, and under its slopes along x and y; rows begin at `start`."""
-    value, along_x, along_y = ZERO, ZERO, ZERO
-    # The inner loop is unrolled, the outer one is a vector.
-    for t in range(len(taps)):
-        along_rows, slope_rows = ZERO, ZERO
-        for r in range(len(taps)):
-            sample = samples[start[r] + uintp(t)]
-            along_rows += weight_y[r] * sample
-            slope_rows += slope_y[r] * sample
-        value += weight_x[t] * along_rows
-        along_x += slope_x[t] * along_rows
-        along_y += weight_x[t] * slope_rows
-    return value, along_x, along_y
-
-
 @jit(parallel=True)
 def _collect(
     taps: Any,
@@ -203,12 +242,16 @@ def _collect(
             if inside:
                 for r in range(width):
                     start[r] = uintp(offset[row + r] + column)
-                value, along_x, along_y = _sum_under(taps, flat, start, weight_x, slope_x, weight_y, slope_y)
+                value, along_x, along_y = _sum_under(  # type: ignore[call-arg]
+                    taps, flat, start, weight_x, slope_x, weight_y, slope_y
+                )
             else:
                 _fetch(tile, flat, first, last, offset, row, column, width)
                 for r in range(width):
                     start[r] = uintp(r * width)
-                value, along_x, along_y = _sum_under(taps, tile, start, weight_x, slope_x, weight_y, slope_y)
+                value, along_x, along_y = _sum_under(  # type: ignore[call-arg]
+                    taps, tile, start, weight_x, slope_x, weight_y, slope_y
+                )
             whole += amplitude[b] * value
             gradient[i, b, 0], gradient[i, b, 1] = amplitude[b] * along_x, amplitude[b] * along_y
         total[i] = whole
