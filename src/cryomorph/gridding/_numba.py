@@ -1,6 +1,7 @@
 """The sums between beads and samples for CPUs: images in parallel, the samples of a footprint's row in one vector."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -60,7 +61,12 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().to(torch.float32).contiguous().numpy()
 
 
-@intrinsic
+def _operation(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function that generates instructions callable in kernels, which leave out its first argument."""
+    return cast(Callable[..., Any], intrinsic(function))
+
+
+@_operation
 def _add_row(_: Any, taps: Any, target: Any, offset: Any, weights: Any, scale: Any) -> Any:
     """Make `target[offset : offset + len(taps)] += scale * weights` as one vector operation.
 
@@ -79,7 +85,7 @@ def _add_row(_: Any, taps: Any, target: Any, offset: Any, weights: Any, scale: A
     return types.void(taps, target, offset, weights, scale), generate
 
 
-@intrinsic
+@_operation
 def _sum_under(
     _: Any, taps: Any, samples: Any, start: Any, weight_x: Any, slope_x: Any, weight_y: Any, slope_y: Any
 ) -> Any:
@@ -180,7 +186,7 @@ def _spread(taps: Any, grid: Any, points: Any, amplitude: Any, table: Any, bead_
             if column >= 0 and row >= 0 and column + width <= size and row + width <= size:
                 for r in range(width):
                     at = uintp((row + r) * size + column)
-                    _add_row(taps, flat, at, weight_x, amplitude[b] * weight_y[r])  # type: ignore[call-arg]
+                    _add_row(taps, flat, at, weight_x, amplitude[b] * weight_y[r])
             else:
                 for r in range(width):
                     start = (row + r) % size * size
@@ -242,16 +248,12 @@ def _collect(
             if inside:
                 for r in range(width):
                     start[r] = uintp(offset[row + r] + column)
-                value, along_x, along_y = _sum_under(  # type: ignore[call-arg]
-                    taps, flat, start, weight_x, slope_x, weight_y, slope_y
-                )
+                value, along_x, along_y = _sum_under(taps, flat, start, weight_x, slope_x, weight_y, slope_y)
             else:
                 _fetch(tile, flat, first, last, offset, row, column, width)
                 for r in range(width):
                     start[r] = uintp(r * width)
-                value, along_x, along_y = _sum_under(  # type: ignore[call-arg]
-                    taps, tile, start, weight_x, slope_x, weight_y, slope_y
-                )
+                value, along_x, along_y = _sum_under(taps, tile, start, weight_x, slope_x, weight_y, slope_y)
             whole += amplitude[b] * value
             gradient[i, b, 0], gradient[i, b, 1] = amplitude[b] * along_x, amplitude[b] * along_y
         total[i] = whole
