@@ -118,7 +118,7 @@ def _sum_under(
         sums = [_total(builder, builder.fmul(one, other, flags=flags)) for one, other in products]
         return context.make_tuple(builder, signature.return_type, sums)
 
-    returned = types.UniTuple(types.float32, 3)
+    returned = types.UniTuple(types.float32, 3)  # type: ignore[no-untyped-call]
     return returned(taps, samples, start, weight_x, slope_x, weight_y, slope_y), generate
 
 
