@@ -99,13 +99,13 @@ def _make(
     device = rows.first.device
     progress.start("matched filter", len(stack))
     try:
-        with atomic_path(path) as temporary:
-            windows = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(len(stack), len(rows)))
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (len(stack), len(rows))}
+            np.lib.format.write_array_header_1_0(file, header)
             for batch in prefetch(stack, parts):
                 filtered = filtered_windows(likelihood, batch.to(device), rows, reference)
-                windows[batch.index.numpy()] = _stored(filtered.cpu().numpy(), dtype)
+                file.write(_stored(filtered.cpu().numpy(), dtype).tobytes())
                 progress.advance(len(batch))
-            windows.flush()
     finally:
         progress.finish()
 

@@ -1,6 +1,7 @@
 """Image files: finding them, reading their headers, and reading frames through memory maps."""
 
 import logging
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,15 +56,21 @@ class ImageFile:
 
     def read(self, frames: NDArray[np.int64]) -> NDArray[np.float32]:
         """Read images by number from 0, shape (k,), as an array (k, box, box); only those are read."""
-        return np.asarray(_mapped(self)[frames], dtype=np.float32)
+        mapping, images = _mapped(self)
+        chosen = np.asarray(images[frames], dtype=np.float32)
+        if hasattr(mmap, "MADV_DONTNEED"):  # pages that were read would stay counted as this process's memory
+            mapping.madvise(mmap.MADV_DONTNEED)
+        return chosen
 
 
 @lru_cache(maxsize=_OPEN_FILES)
-def _mapped(file: ImageFile) -> NDArray[Any]:
+def _mapped(file: ImageFile) -> tuple[mmap.mmap, NDArray[Any]]:
     shape = (file.frames, file.box, file.box)
     try:
-        return np.memmap(file.path, dtype=file.dtype, mode="r", offset=file.offset, shape=shape)
-    except (OSError, ValueError) as error:
+        with file.path.open("rb") as opened:
+            mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return mapping, np.ndarray(shape, file.dtype, mapping, file.offset)
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{file.path}: can no longer be read ({error}); it was there when the run began") from error
 
 
