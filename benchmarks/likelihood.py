@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from cryomorph.config import component
+from cryomorph.hardware import keep_freed_memory
 from cryomorph.likelihood.base import Likelihood
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.structure.beads import Beads, bead_model
@@ -87,6 +88,7 @@ def peak_memory() -> float:
 def measure(system: str, kind: str, box: int, arguments: argparse.Namespace) -> list[dict[str, object]]:
     """Return the rows of both likelihoods."""
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as in training
     device = torch.device(arguments.device)
     template, batch = template_of(system), make_batch(arguments.batch, box, BOXES[box])
     model = bead_model(template, kind).to(device)
