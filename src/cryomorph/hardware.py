@@ -1,6 +1,7 @@
 """Where to compute: devices and precision."""
 
 import ctypes
+import sys
 from datetime import timedelta
 from typing import Literal
 
@@ -79,7 +80,7 @@ def keep_freed_memory() -> None:
     Steps of training free large arrays and ask for the same ones again; getting them from the system anew, page by
     page, took a third of a step's time.
     """
-    tune = getattr(ctypes.CDLL(None), "mallopt", None)
+    tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if tune is not None:
         for parameter in (TRIM_THRESHOLD, MMAP_THRESHOLD):
             tune(parameter, LARGEST_KEPT)
