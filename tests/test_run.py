@@ -17,9 +17,10 @@ import torch
 from cryomorph.config import parse_config, read_config
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path
+from cryomorph.geometry import random_rotations
 from cryomorph.likelihood.direct import Direct
 from cryomorph.progress import Silent
-from cryomorph.run import RECORDED, RunFolder
+from cryomorph.run import RECORDED, FoundPoses, RunFolder
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.model import read_template
 from cryomorph.workflows import FittedRun, train
@@ -348,3 +349,29 @@ def test_a_cache_is_used_again_made_again_and_swept(unprepared, prepares, tmp_pa
     assert [path.name for path in (out / "cache").iterdir()] == ["halves.npy"]
     assert not list(out.glob(".*"))
     assert_same_run(unprepared, out)
+
+
+@pytest.fixture
+def found_poses():
+    generator = np.random.default_rng(0)
+    return FoundPoses(random_rotations(5, generator), generator.normal(size=(5, 2)), generator.random(5))
+
+
+def test_poses_that_were_found_are_kept_whole(found_poses, tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.load_poses() is None
+    run.save_poses(found_poses)
+    assert [path.name for path in tmp_path.iterdir()] == ["poses.npz"]
+    for name, value in vars(run.load_poses()).items():
+        assert value.dtype == np.float64
+        np.testing.assert_array_equal(value, getattr(found_poses, name))
+
+
+def test_damaged_poses_are_named(found_poses, tmp_path):
+    run = RunFolder(tmp_path)
+    run.save_poses(replace(found_poses, shift=found_poses.shift[:3]))
+    with pytest.raises(InputError, match=r"poses\.npz: damaged"):
+        run.load_poses()
+    run.poses.write_bytes(run.poses.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"poses\.npz: not a readable \.npz archive"):
+        run.load_poses()

@@ -20,6 +20,25 @@ from cryomorph.files import atomic_path, read_arrays, write_text
 RECORDED = ("cryomorph", "torch", "numpy", "numba", "lightning-fabric", "gemmi", "mrcfile")
 
 
+@dataclass(frozen=True, eq=False)
+class FoundPoses:
+    """The most probable pose of each particle of a run that looked for poses, in the order of the latents.
+
+    Attributes
+    ----------
+    rotation
+        Map frame to image frame, shape (m, 3, 3).
+    shift
+        Displacement (x, y) in the image in Å, shape (m, 2): minus RELION's origin.
+    entropy
+        Of the particle's distribution over poses in nats, shape (m,); 0 where a single pose is considered.
+    """
+
+    rotation: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where a run keeps what it writes.
@@ -32,6 +51,7 @@ class RunFolder:
     `metrics.jsonl`         one line an epoch
     `checkpoint.pt`         everything needed to go on
     `latents.npy`           latent coordinates (particles, d), when training is complete
+    `poses.npz`             pose of each particle, when training is complete, unless poses were known
     `calibration.npz`       noise and signal of each Fourier shell, when they are calibrated
     `calibration.svg`       the same, to look at
     `cache`                 folder of files that are made again when they are missing
@@ -69,6 +89,11 @@ class RunFolder:
     def latents(self) -> Path:
         """Latent coordinates of the finished run."""
         return self.path / "latents.npy"
+
+    @property
+    def poses(self) -> Path:
+        """Poses that the finished run found."""
+        return self.path / "poses.npz"
 
     @property
     def evaluation(self) -> Path:
@@ -189,7 +214,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove what a killed process left half-written; before a run is recorded, that is only the record."""
-        written = [self.config, self.template, self.metrics, self.checkpoint, self.latents]
+        written = [self.config, self.template, self.metrics, self.checkpoint, self.latents, self.poses]
         written += [self.calibration, self.calibration_plot]
         for path in (self.particles, *(written if self.exists() else ())):
             for leftover in self.path.glob(f".{path.stem}.*{path.suffix}"):
@@ -230,6 +255,29 @@ class RunFolder:
         """Write the latent coordinates (particles, d)."""
         with atomic_path(self.latents) as temporary, temporary.open("wb") as file:
             np.save(file, latents)
+
+    def load_poses(self) -> FoundPoses | None:
+        """Return the poses that the run found; None if it took those of its particle file as they are.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
+        if not self.poses.exists():
+            return None
+        arrays = read_arrays(self.poses, "rotation", "shift", "entropy")
+        found = FoundPoses(**{name: array.astype(np.float64) for name, array in arrays.items()})
+        count = found.entropy.size
+        shapes = (found.rotation.shape, found.shift.shape, found.entropy.shape)
+        if shapes != ((count, 3, 3), (count, 2), (count,)):
+            raise InputError(f"{self.poses}: damaged; run the same train command again to write it anew")
+        return found
+
+    def save_poses(self, poses: FoundPoses) -> None:
+        """Write the poses that the run found."""
+        with atomic_path(self.poses) as temporary:
+            np.savez(temporary, rotation=poses.rotation, shift=poses.shift, entropy=poses.entropy)
 
 
 def _digest(path: Path) -> str:
