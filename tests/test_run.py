@@ -19,8 +19,9 @@ from cryomorph.errors import InputError
 from cryomorph.files import atomic_path
 from cryomorph.geometry import random_rotations
 from cryomorph.likelihood.direct import Direct
+from cryomorph.particles.found import FoundPoses
 from cryomorph.progress import Silent
-from cryomorph.run import RECORDED, FoundPoses, RunFolder
+from cryomorph.run import RECORDED, RunFolder
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.model import read_template
 from cryomorph.workflows import FittedRun, train

@@ -16,27 +16,9 @@ from numpy.typing import NDArray
 
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path, read_arrays, write_text
+from cryomorph.particles.found import FoundPoses
 
 RECORDED = ("cryomorph", "torch", "numpy", "numba", "lightning-fabric", "gemmi", "mrcfile")
-
-
-@dataclass(frozen=True, eq=False)
-class FoundPoses:
-    """The most probable pose of each particle of a run that looked for poses, in the order of the latents.
-
-    Attributes
-    ----------
-    rotation
-        Map frame to image frame, shape (m, 3, 3).
-    shift
-        Displacement (x, y) in the image in Å, shape (m, 2): minus RELION's origin.
-    entropy
-        Of the particle's distribution over poses in nats, shape (m,); 0 where a single pose is considered.
-    """
-
-    rotation: NDArray[np.float64]
-    shift: NDArray[np.float64]
-    entropy: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,32 @@
+"""Poses that a run found for its particles, as they are kept, exported and compared."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from cryomorph.particles.table import Floats, Integers
+
+
+@dataclass(frozen=True, eq=False)
+class FoundPoses:
+    """The most probable pose of each particle of a run that looked for poses, in the order of the latents.
+
+    Attributes
+    ----------
+    rotation
+        Map frame to image frame, shape (m, 3, 3).
+    shift
+        Displacement (x, y) in the image in Å, shape (m, 2): minus RELION's origin.
+    entropy
+        Of the particle's distribution over poses in nats, shape (m,); 0 where a single pose is considered.
+    """
+
+    rotation: Floats
+    shift: Floats
+    entropy: Floats
+
+    def __len__(self) -> int:
+        return len(self.rotation)
+
+    def take(self, rows: Integers) -> Self:
+        """Return the poses of some of the particles, in the order of `rows` (k,)."""
+        return type(self)(self.rotation[rows], self.shift[rows], self.entropy[rows])
