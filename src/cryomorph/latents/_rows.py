@@ -1,16 +1,17 @@
-"""What latents kept in a table share: one row per particle, and the optimiser that moves rows one by one."""
+"""What latents kept in a table share."""
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 
 from cryomorph.latents.base import Latents
 from cryomorph.particles.batch import ParticleBatch
+from cryomorph.rows import RowTable
 
 
 class RowLatents(Latents):
-    """A table with sparse gradients: a step touches the rows of its batch and no others.
+    """One row for each particle; a step moves those of its batch and no others.
 
     Parameters
     ----------
@@ -24,74 +25,17 @@ class RowLatents(Latents):
 
     def __init__(self, latent_dim: int, particles: int, columns: int) -> None:
         super().__init__(latent_dim, particles)
-        self.table = nn.Embedding(particles, columns, sparse=True)
+        self.table = RowTable(particles, columns)
 
     def rows(self, batch: ParticleBatch) -> Tensor:
         """Return the rows of a batch, shape (b, columns)."""
         found: Tensor = self.table(batch.index)
         return found
 
-    def optimizer(self, learning_rate: float) -> "RowAdam":
+    def optimizer(self, learning_rate: float) -> Optimizer:
         """Return Adam with moments and step counts for each row."""
-        return RowAdam(list(self.table.parameters()), lr=learning_rate)
+        return self.table.optimizer(learning_rate)
 
-    @torch.no_grad()
-    def gather(self, optimizer: torch.optim.Optimizer, owned: Tensor, add_up: Callable[..., None]) -> None:
+    def gather(self, optimizer: Optimizer, owned: Tensor, add_up: Callable[..., None]) -> None:
         """Make every row, and the optimiser's state of it, that of the process that owns the particle."""
-        rows = owned.to(self.table.weight.device)[:, None]
-        for tensor in [self.table.weight, *optimizer.state[self.table.weight].values()]:
-            tensor.mul_(rows)
-            add_up(tensor)
-
-
-class RowAdam(torch.optim.Optimizer):
-    """Adam for tables with sparse gradients: each row has its own moments and its own step count.
-
-    A row that is not in the batch does not move, and its moments do not decay. (`torch.optim.SparseAdam` counts steps
-    for the whole table, so that its bias correction is wrong for rows touched once an epoch.)
-
-    Parameters
-    ----------
-    params
-        Tables whose gradients are sparse.
-    lr
-        Step size.
-    betas
-        Decay rates of the first and second moment.
-    eps
-        Added to the root of the second moment.
-    """
-
-    def __init__(
-        self,
-        params: list[nn.Parameter],
-        lr: float = 3e-2,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the rows that have a gradient."""
-        for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is not None:
-                    self._update(table, group)
-
-    def _update(self, table: nn.Parameter, group: dict[str, float | tuple[float, float]]) -> None:
-        state = self.state[table]
-        if not state:
-            state["first"] = torch.zeros_like(table)
-            state["second"] = torch.zeros_like(table)
-            state["steps"] = torch.zeros(len(table), 1, dtype=table.dtype, device=table.device)
-        assert table.grad is not None
-        gradient = table.grad.coalesce()
-        rows, values = gradient.indices()[0], gradient.values()
-        beta1, beta2 = group["betas"]  # type: ignore[misc]
-        steps = state["steps"][rows] + 1
-        first = torch.lerp(values, state["first"][rows], beta1)
-        second = torch.lerp(values.square(), state["second"][rows], beta2)
-        state["steps"][rows], state["first"][rows], state["second"][rows] = steps, first, second
-        corrected = (second / (1 - beta2**steps)).sqrt() + group["eps"]
-        table[rows] -= group["lr"] * first / (1 - beta1**steps) / corrected
+        self.table.gather(optimizer, owned, add_up)
