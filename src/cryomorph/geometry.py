@@ -82,6 +82,13 @@ def random_rotations(count: int, generator: np.random.Generator) -> Array:
     return np.asarray(roma.unitquat_to_rotmat(torch.from_numpy(quaternions)).numpy(), dtype=np.float64)
 
 
+def nearest_rotation(matrix: Array) -> Array:
+    """Rotation matrices nearest to any matrices (..., 3, 3), in the least-squares sense; never a reflection."""
+    u, _, vt = np.linalg.svd(matrix)
+    u[..., :, 2] *= np.sign(np.linalg.det(u @ vt))[..., None]
+    return np.asarray(u @ vt)
+
+
 def project(points: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:
     """Where points of the map frame are seen in the image.
 
@@ -118,9 +125,7 @@ def superpose(mobile: Array, target: Array) -> tuple[Array, Array]:
     """
     centre_m, centre_t = mobile.mean(-2, keepdims=True), target.mean(-2, keepdims=True)
     covariance = np.swapaxes(target - centre_t, -1, -2) @ (mobile - centre_m)
-    u, _, vt = np.linalg.svd(covariance)
-    u[..., :, 2] *= np.sign(np.linalg.det(u @ vt))[..., None]
-    rotation = u @ vt
+    rotation = nearest_rotation(covariance)
     translation = (centre_t - centre_m @ np.swapaxes(rotation, -1, -2))[..., 0, :]
     return rotation, translation
 

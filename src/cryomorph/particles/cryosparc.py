@@ -1,6 +1,7 @@
 """cryoSPARC `.cs` files: structured NumPy arrays, the fields of one particle possibly spread over two files."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path
-from cryomorph.geometry import cryosparc_to_matrix
+from cryomorph.geometry import cryosparc_to_matrix, matrix_to_cryosparc
+from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.table import (
     Floats,
     Integers,
@@ -36,6 +38,7 @@ _CTF = {
 }
 _PIXEL = "blob/psize_A"
 _POSE, _SHIFT, _ALIGNMENT_PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
+_ENTROPY = "cryomorph/pose_entropy"
 
 
 def read_cryosparc(path: Path, passthrough: Path | None = None, pixel_size: float | None = None) -> ParticleTable:
@@ -58,7 +61,7 @@ def read_cryosparc(path: Path, passthrough: Path | None = None, pixel_size: floa
     InputError
         If a file is not such a file, lacks a field or a particle, or holds a value that is out of range.
     """
-    origin, records = _open(path, passthrough)
+    origin, records = _open(path, passthrough, pixel_size)
     fields = _Fields(path, records)
     _require(fields)
     stored = fields.numbers(_PIXEL)
@@ -106,35 +109,50 @@ class CryosparcOrigin:
         The second file, if there is one.
     passthrough_digest
         SHA-256 of its content when it was opened.
+    pixel_size
+        Å; overrides the files'.
     """
 
     path: Path
     digest: str
     passthrough: Path | None = None
     passthrough_digest: str = ""
+    pixel_size: float | None = None
 
-    def write(self, path: Path, rows: Integers) -> None:
+    def write(self, path: Path, rows: Integers, poses: FoundPoses | None = None) -> None:
         """Write some particles with all fields, those of the passthrough file in the same array.
+
+        Parameters
+        ----------
+        path
+            The `.cs` file to write.
+        rows
+            Of the original file, from 0, shape (k,).
+        poses
+            Poses of these k particles; fields that the file has not got are added. Default: the file's own.
 
         Raises
         ------
         InputError
             If an original is gone or has changed, or `path` cannot be written.
         """
-        now, records = _open(self.path, self.passthrough)
+        now, records = _open(self.path, self.passthrough, self.pixel_size)
         check_unchanged(self.path, now.digest, self.digest)
         if self.passthrough is not None:
             check_unchanged(self.passthrough, now.passthrough_digest, self.passthrough_digest)
+        chosen = records[rows]
+        if poses is not None:
+            chosen = _with_fields(chosen, _pose_fields(_Fields(self.path, chosen), self.pixel_size, poses))
         with atomic_path(path) as temporary, temporary.open("wb") as out:
-            np.save(out, records[rows], allow_pickle=False)
+            np.save(out, chosen, allow_pickle=False)
 
 
-def _open(path: Path, passthrough: Path | None) -> tuple[CryosparcOrigin, Records]:
+def _open(path: Path, passthrough: Path | None, pixel_size: float | None) -> tuple[CryosparcOrigin, Records]:
     records, digest = _load(path)
     if passthrough is None:
-        return CryosparcOrigin(path, digest), records
+        return CryosparcOrigin(path, digest, pixel_size=pixel_size), records
     further, further_digest = _load(passthrough)
-    origin = CryosparcOrigin(path, digest, passthrough, further_digest)
+    origin = CryosparcOrigin(path, digest, passthrough, further_digest, pixel_size)
     return origin, _merge(path, records, passthrough, further)
 
 
@@ -172,14 +190,34 @@ def _merge(path: Path, main: Records, other_path: Path, other: Records) -> Recor
             f"give the passthrough file of the same job"
         )
     have = set(main.dtype.names or ())
-    added = [name for name in other.dtype.names or () if name not in have]
-    kept = {name: main.dtype[name] for name in main.dtype.names or ()}
-    merged = np.empty(len(main), dtype=[*kept.items(), *((name, other.dtype[name]) for name in added)])
-    for name in kept:
-        merged[name] = main[name]
-    for name in added:
-        merged[name] = other[name][rows]
-    return merged
+    return _with_fields(main, {name: other[name][rows] for name in other.dtype.names or () if name not in have})
+
+
+def _with_fields(records: Records, fields: Mapping[str, NDArray[Any]]) -> Records:
+    """Return the records (m,) with the values of some fields, (m, ...), replaced or added."""
+    types = {name: records.dtype[name] for name in records.dtype.names or ()}
+    types |= {name: np.dtype((values.dtype, values.shape[1:])) for name, values in fields.items()}
+    result = np.empty(len(records), dtype=list(types.items()))
+    for name in types:
+        result[name] = fields[name] if name in fields else records[name]
+    return result
+
+
+def _pose_fields(fields: "_Fields", pixel_size: float | None, poses: FoundPoses) -> dict[str, NDArray[Any]]:
+    """Fields that hold other poses of the records: what `_rotations` and `_origins` read them from.
+
+    Shifts stay in the pixels of the images that were aligned, whose size is then always stated.
+    """
+    stored = fields.numbers(_PIXEL)
+    aligned = _aligned_pixels(fields, stored)
+    pixels = stored if pixel_size is None else np.full(len(stored), pixel_size)
+    values = {
+        _POSE: matrix_to_cryosparc(poses.rotation),
+        _SHIFT: -poses.shift * (stored / pixels / aligned)[:, None],
+        _ALIGNMENT_PIXEL: aligned,
+        _ENTROPY: poses.entropy,
+    }
+    return {name: column.astype(fields.float_type(name)) for name, column in values.items()}
 
 
 class _Fields:
@@ -203,6 +241,10 @@ class _Fields:
             values = column.astype(np.float64)
         check_finite(self.source, name, values)
         return np.asarray(values)
+
+    def float_type(self, name: str) -> np.dtype[Any]:
+        """Type of a field, made able to hold what a float32 does; float32 for one that is not there."""
+        return np.promote_types(self.records.dtype[name].base if name in self else np.float32, np.float32)
 
     def numbers_or_zero(self, name: str) -> Floats:
         return self.numbers(name) if name in self else np.zeros(len(self.records))
@@ -276,8 +318,15 @@ def _origins(fields: _Fields, pixel_size: Floats) -> Floats:
     """Origins (m, 2) in Å: `alignments3D/shift` is in pixels of the images that were aligned, perhaps binned ones."""
     if _SHIFT not in fields:
         return np.zeros((len(fields.records), 2))
-    aligned = fields.numbers(_ALIGNMENT_PIXEL) if _ALIGNMENT_PIXEL in fields else pixel_size
-    return fields.numbers(_SHIFT, (2,)) * aligned[:, None]
+    return fields.numbers(_SHIFT, (2,)) * _aligned_pixels(fields, pixel_size)[:, None]
+
+
+def _aligned_pixels(fields: _Fields, pixel_size: Floats) -> Floats:
+    """Å per pixel of the images that were aligned (m,); those that are stored where the file does not say."""
+    if _ALIGNMENT_PIXEL not in fields:
+        return pixel_size
+    stated = fields.numbers(_ALIGNMENT_PIXEL)
+    return np.where(stated > 0, stated, pixel_size)
 
 
 def _half_sets(fields: _Fields) -> Integers | None:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
-from cryomorph.particles.table import Floats, Integers
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +21,13 @@ class FoundPoses:
         Of the particle's distribution over poses in nats, shape (m,); 0 where a single pose is considered.
     """
 
-    rotation: Floats
-    shift: Floats
-    entropy: Floats
+    rotation: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    entropy: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.rotation)
 
-    def take(self, rows: Integers) -> Self:
+    def take(self, rows: NDArray[np.int64]) -> Self:
         """Return the poses of some of the particles, in the order of `rows` (k,)."""
         return type(self)(self.rotation[rows], self.shift[rows], self.entropy[rows])

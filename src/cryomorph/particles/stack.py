@@ -14,6 +14,7 @@ from cryomorph.errors import InputError
 from cryomorph.optics import CTFParameters
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.cryosparc import read_cryosparc
+from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.headers import (
     check_frames,
     final_box,
@@ -230,11 +231,13 @@ class ParticleStack:
             )
         return replace(self, background_radius=float(radius))
 
-    def write(self, path: Path, rows: Integers | None = None) -> None:
-        """Write particles as rows of the original file, every column as it was there.
+    def write(self, path: Path, rows: Integers | None = None, poses: FoundPoses | None = None) -> None:
+        """Write particles as rows of the original file, every column as it was there, but for poses that are given.
 
         A star file keeps its other tables and the spelling of every value. A cs file keeps its fields and their types;
-        if it was opened with a passthrough file, the fields of both are written into the one file.
+        if it was opened with a passthrough file, the fields of both are written into the one file. Given poses are
+        written in the columns and units of the file, or in those of its dialect where it has none, with their entropy
+        beside them (`cryomorphPoseEntropy`, `cryomorph/pose_entropy`).
 
         Parameters
         ----------
@@ -242,19 +245,24 @@ class ParticleStack:
             With the suffix of the original, `.star` or `.cs`.
         rows
             Of this stack, shape (k,), in the order they are to have; all if not given.
+        poses
+            Of all m particles of this stack, in its order; those of the file if not given.
 
         Raises
         ------
         InputError
-            If the suffix differs, nothing is selected, the original has changed, or `path` cannot be written.
+            If the suffix differs, nothing is selected, there are poses of another number of particles, the original has
+            changed, or `path` cannot be written.
         """
         path, suffix = Path(path), self.table.source.suffix.lower()
         if path.suffix.lower() != suffix:
             raise InputError(f"{path}: the particles are from a {suffix} file, so give a name that ends in {suffix}")
-        chosen = self.source_index if rows is None else self.source_index[_checked_rows(rows, len(self))]
-        if len(chosen) == 0:
+        rows = np.arange(len(self)) if rows is None else _checked_rows(rows, len(self))
+        if len(rows) == 0:
             raise InputError(f"{path}: no particles are selected, so there is nothing to write")
-        self.table.origin.write(path, chosen)
+        if poses is not None and len(poses) != len(self):
+            raise InputError(f"{path}: there are {len(poses)} poses for {len(self)} particles")
+        self.table.origin.write(path, self.source_index[rows], None if poses is None else poses.take(rows))
 
     def _by_file(self, rows: Integers) -> Iterator[tuple[ImageFile, Integers]]:
         """Places in `rows` file by file, in the order of their frames, some hundreds at a time."""

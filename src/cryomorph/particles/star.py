@@ -2,10 +2,10 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO
 
 import numpy as np
 from gemmi import cif
@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path
-from cryomorph.geometry import relion_to_matrix
-from cryomorph.particles.table import (
-    Floats,
-    Integers,
-    ParticleTable,
-    check_finite,
-    check_unchanged,
-    check_units,
-    group_by_values,
-    read_bytes,
+from cryomorph.particles._star_document import (
+    Columns,
+    Optics,
+    loops_of,
+    optics_columns,
+    pair_of,
+    parse,
+    particle_table,
+    pixel_sizes,
 )
+from cryomorph.particles._star_poses import origins, pose_columns, rotations
+from cryomorph.particles.found import FoundPoses
+from cryomorph.particles.table import Integers, ParticleTable, check_unchanged, check_units, group_by_values
 
 _log = logging.getLogger(__name__)
 
-_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _CTF = {
     "defocus_u": "rlnDefocusU",
     "defocus_v": "rlnDefocusV",
@@ -56,14 +57,12 @@ def read_star(path: Path, pixel_size: float | None = None) -> ParticleTable:
         If the file is not such a file, lacks a column, holds a value that is not a number or is out of range, or
         comes from tomography.
     """
-    document, digest = _parse(path)
+    document, digest = parse(path)
     _refuse_tomography(document, path)
-    particles = _Columns(path, "particles table", *_particle_table(document, path))
-    groups = _optics_columns(document, path)
-    optics = _Optics(particles, groups)
+    optics = _optics(document, path)
     _refuse_premultiplied(optics)
     _require_ctf(optics)
-    return _assemble(particles, optics, pixel_size, StarOrigin(path, digest))
+    return _assemble(optics.particles, optics, pixel_size, StarOrigin(path, digest, pixel_size))
 
 
 @dataclass(frozen=True)
@@ -76,39 +75,67 @@ class StarOrigin:
         The star file.
     digest
         SHA-256 of its content when it was opened.
+    pixel_size
+        Å; overrides the file's.
     """
 
     path: Path
     digest: str
+    pixel_size: float | None = None
 
-    def write(self, path: Path, rows: Integers) -> None:
+    def write(self, path: Path, rows: Integers, poses: FoundPoses | None = None) -> None:
         """Write some particles with all their columns, and every other table as it was; values keep their spelling.
+
+        Parameters
+        ----------
+        path
+            The star file to write.
+        rows
+            Of the original file, from 0, shape (k,).
+        poses
+            Poses of these k particles; columns that the file has not got are added. Default: the file's own.
 
         Raises
         ------
         InputError
             If the original is gone or has changed, or `path` cannot be written.
         """
-        document, digest = _parse(self.path)
+        document, digest = parse(self.path)
         check_unchanged(self.path, digest, self.digest)
-        particles, tags = _particle_table(document, self.path)
+        particles, tags = particle_table(document, self.path)
+        found = {} if poses is None else self._pose_columns(document, rows, poses)
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
             for block in document:
                 out.write(f"\ndata_{block.name.strip()}\n\n")
                 for item in block:
-                    if (pair := _pair(item)) is not None:
+                    if (pair := pair_of(item)) is not None:
                         out.write(f"{pair[0]} {_spelled(pair[1])}\n")
                     elif item.loop is not None:
                         own = block.name == particles.name and item.loop.tags == tags
-                        wanted = rows if own else range(item.loop.length())
-                        _write_loop(out, block.find(item.loop.tags), item.loop.tags, wanted)
+                        table, every = block.find(item.loop.tags), range(item.loop.length())
+                        _write_loop(out, table, item.loop.tags, *((rows, found) if own else (every, {})))
+
+    def _pose_columns(self, document: cif.Document, rows: Integers, poses: FoundPoses) -> dict[str, list[str]]:
+        """Columns of the rows that are written, by tag."""
+        optics = _optics(document, self.path)
+        pixels, _ = pixel_sizes(optics, self.pixel_size)
+        return {f"_{name}": values for name, values in pose_columns(optics, pixels, rows, poses).items()}
 
 
-def _write_loop(out: TextIO, table: cif.Table, tags: list[str], rows: Integers | range) -> None:
+def _write_loop(
+    out: TextIO, table: cif.Table, tags: list[str], rows: Iterable[int], columns: Mapping[str, list[str]]
+) -> None:
+    """Write rows of a table, with values in `columns` (one a row that is written) instead of or beside its own."""
+    tags = [*tags, *(tag for tag in columns if tag not in tags)]
+    replaced = [(tags.index(tag), values) for tag, values in columns.items()]
+    blank = [""] * (len(tags) - table.width())
     out.write("loop_\n")
     out.writelines(f"{tag} #{number}\n" for number, tag in enumerate(tags, start=1))
-    for row in rows:
-        out.write(" ".join(_spelled(value) for value in table[int(row)]) + "\n")
+    for number, row in enumerate(rows):
+        values = [*table[int(row)], *blank]
+        for place, column in replaced:
+            values[place] = column[number]
+        out.write(" ".join(map(_spelled, values)) + "\n")
     out.write("\n")
 
 
@@ -117,146 +144,15 @@ def _spelled(value: str) -> str:
     return f"\n{value}\n" if value.startswith(";") else value
 
 
-def _parse(path: Path) -> tuple[cif.Document, str]:
-    content, digest = read_bytes(path)
-    try:
-        document = cif.read_string(content.decode("utf-8"))
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        hint = "" if content.isascii() else "; STAR files hold ASCII characters only"
-        raise InputError(f"{path}: not a readable STAR file ({reason}){hint}; it may be truncated") from error
-    if any(item.frame is not None for block in document for item in block):
-        raise InputError(f"{path}: has save_ frames, which RELION star files do not; write it with RELION again")
-    return document, digest
-
-
-def _pair(item: cif.Item) -> list[str] | None:
-    """Tag and value of an item outside any table, None of other items."""
-    return cast("list[str] | None", item.pair)
-
-
-def _loops(document: cif.Document) -> Iterator[tuple[cif.Block, list[str]]]:
-    """Every table of a document: its block and its tags."""
-    for block in document:
-        for item in block:
-            if item.loop is not None:
-                yield block, item.loop.tags
-
-
-def _particle_table(document: cif.Document, path: Path) -> tuple[cif.Block, list[str]]:
-    loops = list(_loops(document))
-    named = [loop for loop in loops if loop[0].name == "particles"]
-    found = named or [loop for loop in loops if "_rlnImageName" in loop[1]]
-    if not found:
-        raise InputError(
-            f"{path}: has no table of particles (data_particles, or one with rlnImageName); choose another"
-        )
-    if len(found) > 1:
-        raise InputError(f"{path}: has {len(found)} tables of particles, expected one; split the file")
-    block, tags = found[0]
-    if len(block.find(tags)) == 0:
-        raise InputError(f"{path}: its table of particles has no rows; it may be truncated")
-    return block, tags
-
-
-class _Columns:
-    """The columns of one table, by name without the leading underscore."""
-
-    def __init__(self, source: Path, label: str, block: cif.Block, tags: list[str]) -> None:
-        self.source, self.label = source, label
-        self.length = len(block.find(tags))
-        self._block, self._names = block, {tag.removeprefix("_") for tag in tags}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
-
-    def text(self, name: str) -> list[str]:
-        return [cif.as_string(value) for value in self._block.find_loop(f"_{name}")]
-
-    def numbers(self, name: str) -> Floats:
-        text = self.text(name)
-        try:
-            values = np.array(text, dtype=np.str_).astype(np.float64)
-        except ValueError:
-            row = next(index for index, value in enumerate(text) if not _is_number(value))
-            raise InputError(
-                f"{self.source}: row {row + 1} of the {self.label}: {name} is {text[row]!r}, expected a number"
-            ) from None
-        check_finite(self.source, name, values)
-        return np.asarray(values)
-
-    def integers(self, name: str) -> Integers:
-        values = self.numbers(name)
-        wrong = np.flatnonzero((values != np.rint(values)) | (np.abs(values) > 2**53))
-        if len(wrong):
-            raise InputError(
-                f"{self.source}: row {wrong[0] + 1} of the {self.label}: {name} is {values[wrong[0]]:g}, "
-                f"expected a whole number"
-            )
-        return values.astype(np.int64)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _optics_columns(document: cif.Document, path: Path) -> _Columns | None:
-    loops = [loop for loop in _loops(document) if loop[0].name == "optics"]
-    if not loops:
-        return None
-    block, tags = loops[0]
-    if "_rlnOpticsGroup" not in tags or len(block.find(tags)) == 0:
-        raise InputError(f"{path}: data_optics has no rlnOpticsGroup or no rows; write the file with RELION again")
-    return _Columns(path, "optics table", block, tags)
-
-
-class _Optics:
-    """Looks a column up in the optics table first and in the particles table second, one value a particle."""
-
-    def __init__(self, particles: _Columns, groups: _Columns | None) -> None:
-        self.particles, self.groups = particles, groups
-        self.group_rows = None if groups is None else _group_rows(particles, groups)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.particles or (self.groups is not None and name in self.groups)
-
-    def numbers(self, name: str) -> Floats:
-        if self.groups is not None and self.group_rows is not None and name in self.groups:
-            return np.asarray(self.groups.numbers(name)[self.group_rows])
-        return self.particles.numbers(name)
-
-    def numbers_or_zero(self, name: str) -> Floats:
-        return self.numbers(name) if name in self else np.zeros(self.particles.length)
-
-
-def _group_rows(particles: _Columns, groups: _Columns) -> Integers:
-    """Row of the optics table for each particle."""
-    known = groups.integers("rlnOpticsGroup")
-    if len(np.unique(known)) < len(known):
-        raise InputError(f"{groups.source}: an rlnOpticsGroup is defined twice in data_optics; number them apart")
-    if "rlnOpticsGroup" not in particles:
-        if len(known) == 1:
-            return np.zeros(particles.length, dtype=np.int64)
-        raise InputError(f"{groups.source}: data_particles has no rlnOpticsGroup, but data_optics has {len(known)}")
-    wanted = particles.integers("rlnOpticsGroup")
-    order = np.argsort(known)
-    place = np.minimum(np.searchsorted(known[order], wanted), len(known) - 1)
-    missing = np.flatnonzero(known[order][place] != wanted)
-    if len(missing):
-        raise InputError(
-            f"{groups.source}: row {missing[0] + 1}: rlnOpticsGroup is {wanted[missing[0]]}, which data_optics "
-            f"does not define; add it there"
-        )
-    return np.asarray(order[place], dtype=np.int64)
+def _optics(document: cif.Document, path: Path) -> Optics:
+    """All columns of the particles, those of their optics groups among them."""
+    particles = Columns(path, "particles table", *particle_table(document, path))
+    return Optics(particles, optics_columns(document, path))
 
 
 def _refuse_tomography(document: cif.Document, path: Path) -> None:
-    tags = [tag for _, loop_tags in _loops(document) for tag in loop_tags]
-    tags += [pair[0] for block in document for item in block if (pair := _pair(item)) is not None]
+    tags = [tag for _, loop_tags in loops_of(document) for tag in loop_tags]
+    tags += [pair[0] for block in document for item in block if (pair := pair_of(item)) is not None]
     tomography = [tag for tag in tags if tag.startswith("_rlnTomo")]
     if tomography:
         raise InputError(
@@ -264,7 +160,7 @@ def _refuse_tomography(document: cif.Document, path: Path) -> None:
         )
 
 
-def _refuse_premultiplied(optics: _Optics) -> None:
+def _refuse_premultiplied(optics: Optics) -> None:
     source = optics.particles.source
     if "rlnImageDimensionality" in optics and (optics.numbers("rlnImageDimensionality") != 2).any():
         raise InputError(
@@ -278,7 +174,7 @@ def _refuse_premultiplied(optics: _Optics) -> None:
         _log.info("%s: %s not modelled; the images are used as they are", source, ", ".join(unused))
 
 
-def _require_ctf(optics: _Optics) -> None:
+def _require_ctf(optics: Optics) -> None:
     source = optics.particles.source
     if "rlnImageName" not in optics.particles:
         raise InputError(f"{source}: the particles table has no rlnImageName; it must say where each image is")
@@ -287,8 +183,8 @@ def _require_ctf(optics: _Optics) -> None:
         raise InputError(f"{source}: missing CTF columns {', '.join(missing)}; estimate the CTF and add them")
 
 
-def _assemble(particles: _Columns, optics: _Optics, pixel_size: float | None, origin: StarOrigin) -> ParticleTable:
-    pixels, pixel_column = _pixel_sizes(optics, pixel_size)
+def _assemble(particles: Columns, optics: Optics, pixel_size: float | None, origin: StarOrigin) -> ParticleTable:
+    pixels, pixel_column = pixel_sizes(optics, pixel_size)
     ctf = {field: optics.numbers(name) for field, name in _CTF.items()}
     ctf["astigmatism_angle"] = np.deg2rad(ctf["astigmatism_angle"])
     groups = optics.group_rows
@@ -304,8 +200,8 @@ def _assemble(particles: _Columns, optics: _Optics, pixel_size: float | None, or
         phase_shift=np.deg2rad(optics.numbers_or_zero("rlnPhaseShift")),
         b_factor=optics.numbers_or_zero("rlnCtfBfactor"),
         optics_group=groups,
-        rotation=_rotations(particles),
-        shift=-_origins(particles, optics, pixels),
+        rotation=rotations(particles),
+        shift=-origins(optics, pixels),
         half_set=_half_sets(particles),
         sign=np.ones(particles.length),
         origin=origin,
@@ -315,29 +211,7 @@ def _assemble(particles: _Columns, optics: _Optics, pixel_size: float | None, or
     return table
 
 
-def _pixel_sizes(optics: _Optics, given: float | None) -> tuple[Floats, str]:
-    """Pixel sizes (m,) in Å and where they are from."""
-    if given is not None:
-        return np.full(optics.particles.length, given), "the given pixel size"
-    for name in ("rlnImagePixelSize", "rlnPixelSize"):
-        if name in optics:
-            return optics.numbers(name), name
-    if "rlnDetectorPixelSize" in optics and "rlnMagnification" in optics:
-        magnification = optics.numbers("rlnMagnification")
-        wrong = np.flatnonzero(magnification <= 0)
-        if len(wrong):
-            raise InputError(
-                f"{optics.particles.source}: row {wrong[0] + 1}: rlnMagnification is {magnification[wrong[0]]:g}, "
-                f"expected a positive number"
-            )
-        return optics.numbers("rlnDetectorPixelSize") * 1e4 / magnification, "rlnDetectorPixelSize / rlnMagnification"
-    raise InputError(
-        f"{optics.particles.source}: has no pixel size (rlnImagePixelSize, or rlnDetectorPixelSize and "
-        f"rlnMagnification); give it with --pixel-size"
-    )
-
-
-def _image_names(particles: _Columns) -> tuple[NDArray[np.str_], Integers]:
+def _image_names(particles: Columns) -> tuple[NDArray[np.str_], Integers]:
     names, frames = [], []
     for row, text in enumerate(particles.text("rlnImageName"), start=1):
         numbered = _NUMBERED.fullmatch(text)
@@ -351,38 +225,7 @@ def _image_names(particles: _Columns) -> tuple[NDArray[np.str_], Integers]:
     return np.array(names, dtype=np.str_), np.array(frames, dtype=np.int64)
 
 
-def _rotations(particles: _Columns) -> Floats | None:
-    if not _all_or_none(particles, _ANGLES):
-        return None
-    rot, tilt, psi = (particles.numbers(name) for name in _ANGLES)
-    return relion_to_matrix(rot, tilt, psi)
-
-
-def _origins(particles: _Columns, optics: _Optics, pixel_size: Floats) -> Floats:
-    """Origins (m, 2) in Å; 3.1 writes Å, 3.0 pixels. Å of a wrong pixel size are mended along with it."""
-    if _all_or_none(particles, ("rlnOriginXAngst", "rlnOriginYAngst")):
-        origins = np.stack([particles.numbers("rlnOriginXAngst"), particles.numbers("rlnOriginYAngst")], axis=1)
-        if "rlnImagePixelSize" in optics:
-            stored = optics.numbers("rlnImagePixelSize")
-            origins *= np.divide(pixel_size, stored, out=np.ones_like(stored), where=stored > 0)[:, None]
-        return origins
-    if _all_or_none(particles, ("rlnOriginX", "rlnOriginY")):
-        pixels = np.stack([particles.numbers("rlnOriginX"), particles.numbers("rlnOriginY")], axis=1)
-        return pixels * pixel_size[:, None]
-    return np.zeros((particles.length, 2))
-
-
-def _all_or_none(particles: _Columns, names: tuple[str, ...]) -> bool:
-    missing = [name for name in names if name not in particles]
-    if missing and len(missing) < len(names):
-        present = [name for name in names if name in particles]
-        raise InputError(
-            f"{particles.source}: has {', '.join(present)} but not {', '.join(missing)}; poses need them all"
-        )
-    return not missing
-
-
-def _half_sets(particles: _Columns) -> Integers | None:
+def _half_sets(particles: Columns) -> Integers | None:
     if "rlnRandomSubset" not in particles:
         return None
     half_set = particles.integers("rlnRandomSubset")

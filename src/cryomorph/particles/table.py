@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryomorph.errors import InputError
+from cryomorph.particles.found import FoundPoses
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -18,8 +19,11 @@ Integers = NDArray[np.int64]
 class TableOrigin(Protocol):
     """The file that a table came from, able to write some of its rows again."""
 
-    def write(self, path: Path, rows: Integers) -> None:
-        """Write the rows of the original file (counted from 0, in this order) with every column it had."""
+    def write(self, path: Path, rows: Integers, poses: FoundPoses | None = None) -> None:
+        """Write the rows of the original file (k, counted from 0, in this order) with every column it had.
+
+        Poses are of these k particles, and take the place of the file's.
+        """
 
 
 @dataclass(frozen=True, eq=False)
