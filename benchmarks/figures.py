@@ -17,7 +17,7 @@ import numpy as np
 from cryomorph.config import open_particles
 from cryomorph.evaluation import per_image_rmsd, read_truth
 from cryomorph.geometry import procrustes_mean, rmsd, superpose
-from cryomorph.workflows import FittedRun
+from cryomorph.results import FittedRun
 
 
 def error_figure(

@@ -21,10 +21,11 @@ from cryomorph.geometry import random_rotations
 from cryomorph.likelihood.direct import Direct
 from cryomorph.particles.found import FoundPoses
 from cryomorph.progress import Silent
+from cryomorph.results import FittedRun
 from cryomorph.run import RECORDED, RunFolder
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.model import read_template
-from cryomorph.workflows import FittedRun, train
+from cryomorph.workflows import train
 from small_runs import assert_same_run, folder_state, metrics_without_times, run_settings
 
 BATCHES = 6  # an epoch of `simulated` in batches of 8

@@ -12,17 +12,10 @@ from cryomorph.config import parse_config, read_config
 from cryomorph.errors import InputError
 from cryomorph.geometry import matrix_to_relion
 from cryomorph.particles.star import read_star
+from cryomorph.results import FittedRun, evaluate, export_conformations, export_particles
 from cryomorph.simulate import SimulationSettings
 from cryomorph.structure.model import read_template
-from cryomorph.workflows import (
-    FittedRun,
-    evaluate,
-    export_conformations,
-    export_particles,
-    read_rotations,
-    simulate_images,
-    train,
-)
+from cryomorph.workflows import read_rotations, simulate_images, train
 from particle_files import Facts, without, write_cs, write_star
 from small_runs import assert_same_run, folder_state, run_settings
 

@@ -179,7 +179,7 @@ def evaluate(
 ) -> None:
     """Compare a run with known truth: Cα RMSD in Å, and baselines."""
     from cryomorph.console import ProgressBar
-    from cryomorph.workflows import evaluate as run_evaluation
+    from cryomorph.results import evaluate as run_evaluation
 
     _show_evaluation(run_evaluation(run, truth, progress=ProgressBar()), run)
 
@@ -196,7 +196,7 @@ def export(
     """Write conformations, or the particles of a selection, in formats that other programs open."""
     from cryomorph.config import read_indices
     from cryomorph.console import ProgressBar, say
-    from cryomorph.workflows import export_conformations, export_particles
+    from cryomorph.results import export_conformations, export_particles
 
     if conformations is None and particles is None:
         raise InputError("nothing to export: give --conformations OUT.cif or --particles OUT.star")

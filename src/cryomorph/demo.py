@@ -10,8 +10,9 @@ from cryomorph.errors import InputError
 from cryomorph.evaluation import Evaluation
 from cryomorph.files import write_text
 from cryomorph.progress import Progress
+from cryomorph.results import evaluate, export_conformations
 from cryomorph.simulate import SimulationSettings
-from cryomorph.workflows import evaluate, export_conformations, simulate_images, train
+from cryomorph.workflows import simulate_images, train
 
 logger = logging.getLogger(__name__)
 

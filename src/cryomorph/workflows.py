@@ -1,9 +1,6 @@
-"""What the commands do, as functions: simulate, train, evaluate, export. The command line adds nothing but printing."""
+"""What the commands simulate and train do, as functions. The command line adds nothing but printing."""
 
-import json
 import logging
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +16,14 @@ from cryomorph.config import (
     open_template,
     read_config,
 )
-from cryomorph.conformations.base import ConformationModel
 from cryomorph.errors import InputError
-from cryomorph.evaluation import Evaluation, per_image_rmsd, read_truth, summarise
-from cryomorph.export import select_rows, write_conformations
-from cryomorph.files import atomic_path, read_arrays, write_text
+from cryomorph.files import atomic_path, read_arrays
 from cryomorph.hardware import make_fabric, mixed_precision
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.stack import BatchSource, ParticleStack, read_table
 from cryomorph.plots import plot_shells
-from cryomorph.progress import Progress, Silent, track
+from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
 from cryomorph.simulate import SimulationSettings, dock, map_frame, simulate
@@ -42,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 MARGIN = 10.0
 """Å beyond the template's radius that count as particle when the background is measured: room to move."""
-DECODE_BATCH = 256
+LATENTS_BATCH = 256
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progress | None = None) -> RunFolder:
@@ -173,124 +167,6 @@ def simulate_images(
     return star
 
 
-class FittedRun:
-    """A run folder opened for reading: latents in, conformations out.
-
-    Parameters
-    ----------
-    folder
-        What `train` wrote.
-
-    Attributes
-    ----------
-    config : RunConfig
-    template : Template
-        In the map frame.
-    source_index : array (m,)
-        Row of each particle in the original file.
-    latents : array (m, d)
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.run = RunFolder(folder)
-        self.run.require()
-        self.config = read_config(self.run.config)
-        state = self.run.load_checkpoint()
-        self.template = read_template(self.run.template)
-        self.source_index = self.run.source_index()
-        gain: torch.Tensor = state["reconstruction"]["likelihood.gain"]
-        reconstruction = build_reconstruction(self.config, self.template, len(gain))
-        reconstruction.load_state_dict(state["reconstruction"])
-        self.model: ConformationModel = reconstruction.conformations.eval()
-        self.epochs_done = int(state["epoch"])
-        if not self.run.latents.is_file() or self.epochs_done < self.config.training.epochs:
-            raise InputError(
-                f"{folder}: training is not complete ({self.epochs_done} of {self.config.training.epochs} epochs); "
-                "run the same train command again to finish it"
-            )
-        self.latents = self.run.load_latents()
-        if len(self.latents) != len(self.source_index):
-            raise InputError(f"{self.run.latents}: has {len(self.latents)} rows for {len(self.source_index)} particles")
-
-    def decode(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
-        """Yield (rows, coordinates (b, n, 3) in Å) in batches."""
-        for part in np.array_split(rows, max(1, -(-len(rows) // DECODE_BATCH))):
-            with torch.inference_mode():
-                yield part, self.model(torch.from_numpy(self.latents[part])).numpy()
-
-
-def evaluate(folder: Path, truth_file: Path, *, progress: Progress | None = None) -> Evaluation:
-    """Compare every particle's conformation with the truth, and write `evaluation.json` into the run folder.
-
-    Raises
-    ------
-    InputError
-        If the truth does not belong to the run's particles.
-    """
-    fitted = FittedRun(folder)
-    truth = read_truth(truth_file)
-    if len(truth.conformation) != fitted.run.source_count():
-        raise InputError(
-            f"{truth_file}: knows {len(truth.conformation)} images, {fitted.config.particles.path} has "
-            f"{fitted.run.source_count()}: it belongs to other particles"
-        )
-    rows = np.arange(len(fitted.source_index))
-    batches = -(-len(rows) // DECODE_BATCH)
-    tracked = track(fitted.decode(rows), progress or Silent(), "comparing with the truth", batches, "batches")
-    with closing(tracked) as decoded:
-        errors = per_image_rmsd(decoded, truth, fitted.source_index)
-    result = summarise(errors, fitted.template.coordinates, truth, fitted.source_index)
-    write_text(fitted.run.evaluation, json.dumps(result.as_dict(), indent=1) + "\n")
-    return result
-
-
-def export_conformations(
-    folder: Path,
-    path: Path,
-    *,
-    indices: NDArray[np.int64] | None = None,
-    every: int = 1,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> int:
-    """Write conformations of particles as models of one `.cif`, `.pdb` or `.dcd` file; returns how many.
-
-    Parameters
-    ----------
-    folder
-        The run.
-    path
-        File to write.
-    indices
-        Rows of the run, from 0; default all, or every `every`-th.
-    overwrite
-        Replace an existing file.
-    """
-    fitted = FittedRun(folder)
-    _refuse_overwriting(path, fitted.config, fitted.run, overwrite)
-    rows = select_rows(len(fitted.source_index), indices, every)
-    write_conformations(path, fitted.template, fitted.decode(rows), len(rows), progress)
-    return len(rows)
-
-
-def export_particles(
-    folder: Path,
-    path: Path,
-    *,
-    indices: NDArray[np.int64] | None = None,
-    every: int = 1,
-    overwrite: bool = False,
-) -> int:
-    """Write a selection of the run's particles with every original column, to go on with; returns how many."""
-    fitted = FittedRun(folder)
-    _refuse_overwriting(path, fitted.config, fitted.run, overwrite)
-    rows = select_rows(len(fitted.source_index), indices, every)
-    stack = open_particles(fitted.config.particles)
-    fitted.run.check_particles(fitted.config.particles.files(), stack.source_index)
-    stack.write(path, rows)
-    return len(rows)
-
-
 def read_rotations(path: Path) -> NDArray[np.float64]:
     """Return rotation matrices (m, 3, 3) of a particle file, or of `rotation` in a truth file.
 
@@ -361,15 +237,6 @@ def _write_calibration(run: RunFolder, calibration: ShellCalibration, stack: Par
         plot_shells(temporary, frequency, noise=noise, signal=signal)
 
 
-def _refuse_overwriting(path: Path, config: RunConfig, run: RunFolder, overwrite: bool) -> None:
-    """Protect what an export would replace: never the run's own input, other files only if told to."""
-    inputs = [*config.particles.files(), config.template.path, *run.path.rglob("*")]
-    if path.exists() and any(path.resolve() == own.resolve() for own in inputs):
-        raise InputError(f"{path}: belongs to the run or is its input; choose another name")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already; choose another name, or give --overwrite")
-
-
 def _background_radius(template: Template, stack: ParticleStack) -> float:
     radius = float(np.linalg.norm(template.coordinates, axis=1).max()) + MARGIN
     return min(radius, 0.48 * stack.field_of_view)
@@ -379,6 +246,6 @@ def _all_latents(latents: Latents, stack: ParticleStack, device: torch.device) -
     latents.eval()
     parts = []
     with torch.inference_mode():
-        for rows in np.array_split(np.arange(len(stack)), -(-len(stack) // DECODE_BATCH)):
+        for rows in np.array_split(np.arange(len(stack)), -(-len(stack) // LATENTS_BATCH)):
             parts.append(latents(stack.batch(rows, images=False).to(device)).cpu().numpy())
     return np.concatenate(parts).astype(np.float32)
