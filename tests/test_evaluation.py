@@ -6,7 +6,17 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cryomorph.errors import InputError
-from cryomorph.evaluation import Evaluation, Truth, per_image_rmsd, read_truth, summarise
+from cryomorph.evaluation import (
+    Evaluation,
+    PoseErrors,
+    Truth,
+    per_image_rmsd,
+    pose_errors,
+    read_truth,
+    share_off,
+    summarise,
+)
+from cryomorph.geometry import random_rotations
 
 
 def aligned_rmsd(a, b):
@@ -79,7 +89,90 @@ def test_constant_baseline_is_the_best_single_structure(case):
 
 def test_names_of_the_result():
     names = ["images", "rmsd_mean", "rmsd_median", "rmsd_p95", "rmsd_max", "rmsd_template", "rmsd_constant"]
-    assert list(Evaluation(*range(7)).as_dict().items()) == list(zip(names, range(7), strict=True))
+    of_poses = ["rotation_error_median_deg", "rotation_error_p95_deg", "rotation_error_over_20deg"]
+    of_poses += ["shift_error_median_angstrom"]
+    result = Evaluation(*range(11)).as_dict()
+    assert list(result.items()) == list(zip(names + of_poses, range(11), strict=True))
+    assert Evaluation(*range(7)).as_dict() == result | dict.fromkeys(of_poses)
+
+
+@pytest.fixture
+def poses():
+    """Truth of the poses of 500 images; what a run found of 300 of them, by known amounts off."""
+    generator = np.random.default_rng(1)
+    rotation, shift = random_rotations(500, generator), generator.normal(0, 5, (500, 2))
+    truth = Truth(np.zeros((1, 3, 3)), np.zeros(500, np.int64), rotation, shift)
+    source_index = generator.permutation(500)[:300]
+    angles, distances = np.linspace(0, 8, 300), np.linspace(0, 3, 300)
+    angles[-120:] = np.linspace(25, 175, 120)  # 40 %
+    axes = generator.normal(size=(300, 3))
+    axes[1::2] = -axes[::2]  # in pairs, so that they have no mean of their own
+    turn = Rotation.from_rotvec(np.deg2rad(angles)[:, None] * axes / np.linalg.norm(axes, axis=1)[:, None])
+    directions = generator.normal(size=(300, 2))
+    directions[1::2] = -directions[::2]
+    found = turn.as_matrix() @ rotation[source_index]
+    moved = shift[source_index] + distances[:, None] * directions / np.linalg.norm(directions, axis=1)[:, None]
+    return truth, source_index, found, moved, angles, distances
+
+
+def test_errors_of_poses_are_angle_and_distance_to_the_truth(poses):
+    truth, source_index, found, moved, angles, distances = poses
+    errors = pose_errors(found, moved, truth, source_index)
+    np.testing.assert_allclose(errors.rotation, angles, atol=0.3)
+    np.testing.assert_allclose(errors.shift, distances, atol=0.1)
+    exact = pose_errors(truth.rotation[source_index], truth.shift[source_index], truth, source_index)
+    assert exact.rotation.max() < 1e-6
+    assert exact.shift.max() < 1e-6
+
+
+def test_errors_of_poses_do_not_depend_on_the_frame_of_the_map(poses):
+    """Molecule and poses are turned and moved together: x to Q.T (x - c), so that every image stays what it is."""
+    truth, source_index, found, moved, *_ = poses
+    turn, move = random_rotations(1, np.random.default_rng(2))[0], np.array([4.0, -7.0, 2.0])
+    before = pose_errors(found, moved, truth, source_index)
+    after = pose_errors(found @ turn, moved + truth.rotation[source_index][:, :2] @ move, truth, source_index)
+    np.testing.assert_allclose(after.rotation, before.rotation, atol=1e-5)
+    np.testing.assert_allclose(after.shift, before.shift, atol=1e-5)
+
+
+def test_the_other_hand_is_an_error(poses):
+    """A mirrored map fits projections as well, with other poses; no common rotation makes up for that."""
+    truth, source_index, *_ = poses
+    mirror = np.diag([1.0, 1.0, -1.0])
+    found = mirror @ truth.rotation[source_index] @ mirror
+    errors = pose_errors(found, truth.shift[source_index], truth, source_index)
+    assert np.median(errors.rotation) > 20
+
+
+def test_without_true_poses_there_are_no_errors_of_poses(poses):
+    truth, source_index, found, moved, *_ = poses
+    none = Truth(truth.coordinates, truth.conformation, None, truth.shift)
+    assert pose_errors(found, moved, none, source_index) is None
+    rotation_only = Truth(truth.coordinates, truth.conformation, truth.rotation)
+    errors = pose_errors(found, moved, rotation_only, source_index)
+    assert errors.shift is None
+    np.testing.assert_array_equal(errors.rotation, pose_errors(found, moved, truth, source_index).rotation)
+
+
+def test_summary_of_poses(case):
+    truth, source_index, _, _ = case
+    rotation, shift = np.array([1.0] * 9 + [30, 20, 170]), np.arange(12) / 10
+    result = summarise(np.ones(12), truth.coordinates[0], truth, source_index, PoseErrors(rotation, shift))
+    assert result.rotation_error_median_deg == 1
+    assert result.rotation_error_p95_deg == pytest.approx(30 + 0.45 * 140)
+    assert result.rotation_error_over_20deg == pytest.approx(2 / 12)
+    assert result.shift_error_median_angstrom == pytest.approx(0.55)
+    result = summarise(np.ones(12), truth.coordinates[0], truth, source_index, PoseErrors(rotation, None))
+    assert result.rotation_error_median_deg == 1
+    assert result.shift_error_median_angstrom is None
+
+
+def test_share_of_images_far_off_along_the_path():
+    conformation = np.array([3, 0, 1, 2, 3, 0, 1, 2])
+    errors = np.array([30.0, 5, 90, 1, 100, 21, 20, 2])
+    assert share_off(errors, conformation, 4).tolist() == [0.5, 0.5, 0, 1]
+    assert share_off(errors, conformation, 2).tolist() == [0.5, 0.5]
+    assert share_off(errors, conformation, 1, limit=95).tolist() == [1 / 8]
 
 
 def test_a_run_that_does_not_belong_to_the_truth_is_refused(case):
@@ -94,16 +187,32 @@ GOOD = {"coordinates": np.ones((2, 4, 3), np.float32), "conformation": np.array(
 
 
 def test_truth_is_read(tmp_path):
-    np.savez(tmp_path / "t.npz", rotation=np.zeros(3), **GOOD)
+    np.savez(tmp_path / "t.npz", dose=np.zeros(3), **GOOD)
     truth = read_truth(tmp_path / "t.npz")
+    assert truth.rotation is None
+    assert truth.shift is None
     assert truth.coordinates.dtype == np.float64
     np.testing.assert_array_equal(truth.coordinates, GOOD["coordinates"])
     np.testing.assert_array_equal(truth.conformation, [0, 1, 1])
 
 
+def test_true_poses_are_read(tmp_path):
+    rotation, shift = random_rotations(3, np.random.default_rng(0)), np.arange(6).reshape(3, 2)
+    np.savez(tmp_path / "t.npz", rotation=rotation.astype(np.float32), shift=shift, **GOOD)
+    truth = read_truth(tmp_path / "t.npz")
+    assert truth.rotation.dtype == truth.shift.dtype == np.float64
+    np.testing.assert_allclose(truth.rotation, rotation, atol=1e-6)
+    np.testing.assert_array_equal(truth.shift, shift)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"rotation": np.eye(3)}, r"rotation must be finite and of shape \(3, 3, 3\), found \(3, 3\)"),
+        ({"rotation": np.full((3, 3, 3), np.nan)}, "rotation must be finite"),
+        ({"rotation": np.ones((3, 3, 3))}, "rotation has matrices that are no rotations"),
+        ({"shift": np.ones((2, 2))}, r"shift must be finite and of shape \(3, 2\), found \(2, 2\)"),
+        ({"shift": np.array([["a", "b"]] * 3)}, "shift must be"),
         ({"coordinates": None}, "holds no array coordinates"),
         ({"conformation": None}, "holds no array conformation"),
         ({"coordinates": np.ones((2, 4))}, r"shape \(K, n, 3\), found \(2, 4\)"),

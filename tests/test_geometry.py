@@ -5,14 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from cryomorph.geometry import (
+    angle_between,
+    common_rotation,
+    common_translation,
     cryosparc_to_matrix,
     matrix_to_cryosparc,
     matrix_to_relion,
+    nearest_rotation,
     procrustes_mean,
     project,
     random_rotations,
@@ -49,6 +53,7 @@ def test_relion_matrix_has_the_documented_entries():
     np.testing.assert_allclose(matrix[0, 2], -np.cos(g) * np.sin(b))
 
 
+@settings(deadline=None)
 @given(angles, angles, angles)
 def test_relion_matrix_is_the_inverse_of_the_intrinsic_zyz_rotation(rot, tilt, psi):
     ours = relion_to_matrix(np.array([rot]), np.array([tilt]), np.array([psi]))[0]
@@ -56,6 +61,7 @@ def test_relion_matrix_is_the_inverse_of_the_intrinsic_zyz_rotation(rot, tilt, p
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(angles, st.one_of(angles, st.sampled_from([0.0, 180.0, -180.0])), angles)
 def test_relion_angles_round_trip(rot, tilt, psi):
     matrix = relion_to_matrix(np.array([rot]), np.array([tilt]), np.array([psi]))
@@ -123,3 +129,74 @@ def test_procrustes_mean_beats_every_member_and_ignores_rigid_motions():
     assert cost(mean) < min(cost(member) for member in shapes)
     for _ in range(20):
         assert cost(mean) <= cost(mean + 0.02 * RNG.normal(size=mean.shape)) + 1e-9
+
+
+def turns(degrees, axes):
+    """Rotations by angles (m,) about axes (m, 3) of any length."""
+    axes = axes / np.linalg.norm(axes, axis=-1, keepdims=True)
+    return Rotation.from_rotvec(np.deg2rad(degrees)[:, None] * axes).as_matrix()
+
+
+def test_nearest_rotation_is_the_polar_factor_and_never_a_reflection():
+    rotation = random_rotations(6, RNG)
+    stretch = np.diag([1.3, 0.8, 0.5])
+    np.testing.assert_allclose(nearest_rotation(rotation @ stretch), rotation, atol=1e-12)
+    mirrored = nearest_rotation(rotation @ np.diag([1.0, 1.0, -0.2]))
+    np.testing.assert_allclose(np.linalg.det(mirrored), 1)
+    np.testing.assert_allclose(mirrored, rotation, atol=1e-12)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 1e-5, 0.1, 30.0, 90.0, 179.0, 180.0])
+def test_angle_between_rotations_is_that_of_the_turn(degrees):
+    base = random_rotations(20, RNG)
+    turned = turns(np.full(20, degrees), RNG.normal(size=(20, 3))) @ base
+    np.testing.assert_allclose(np.rad2deg(angle_between(turned, base)), degrees, atol=1e-6, rtol=1e-6)
+
+
+def test_angle_between_random_rotations_has_the_known_mean():
+    """Under the Haar measure the angle has the density (1 - cos) / π, hence the mean π/2 + 2/π."""
+    generator = np.random.default_rng(3)
+    angle = angle_between(random_rotations(20_000, generator), random_rotations(20_000, generator))
+    assert angle.mean() == pytest.approx(np.pi / 2 + 2 / np.pi, abs=0.02)
+
+
+@pytest.mark.parametrize("outliers", [0.0, 0.4, 0.7])
+def test_common_rotation_is_recovered_exactly_whatever_the_others_are(outliers):
+    generator = np.random.default_rng(5)
+    true, common = random_rotations(400, generator), random_rotations(1, generator)[0]
+    found = true @ common
+    wrong = generator.random(400) < outliers
+    found[wrong] = random_rotations(int(wrong.sum()), generator)
+    assert angle_between(common_rotation(found, true), common) < 1e-7
+
+
+def test_common_rotation_is_that_of_the_larger_of_two_parts():
+    """The smaller part agrees in itself, as when a pseudo-symmetry is mistaken: no mean of the two is wanted."""
+    generator = np.random.default_rng(6)
+    true, (one, other) = random_rotations(200, generator), random_rotations(2, generator)
+    found = np.concatenate([true[:120] @ one, true[120:] @ other])
+    assert angle_between(common_rotation(found, true), one) < 1e-7
+
+
+def test_common_rotation_of_inexact_poses_is_near_their_mean():
+    generator = np.random.default_rng(7)
+    true, common = random_rotations(2000, generator), random_rotations(1, generator)[0]
+    found = turns(generator.uniform(0, 6, 2000), generator.normal(size=(2000, 3))) @ true @ common
+    assert np.rad2deg(angle_between(common_rotation(found, true), common)) < 0.2
+
+
+def test_common_translation_is_recovered_exactly_whatever_the_others_are():
+    generator = np.random.default_rng(8)
+    rotation, common = random_rotations(300, generator), np.array([3.0, -5.0, 8.0])
+    displacement = rotation[:, :2] @ common
+    displacement[:120] += generator.normal(0, 20, (120, 2))
+    np.testing.assert_allclose(common_translation(rotation, displacement), common, atol=1e-6)
+
+
+def test_common_translation_along_a_direction_that_nobody_sees_is_none():
+    """All images look down the z axis of the map."""
+    zero = np.zeros(50)
+    rotation = relion_to_matrix(np.linspace(0, 300, 50), zero, zero)
+    np.testing.assert_allclose(
+        common_translation(rotation, rotation[:, :2] @ [1.0, 2.0, 9.0]), [1.0, 2.0, 0.0], atol=1e-6
+    )

@@ -53,20 +53,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
-    """Read some arrays of an .npz archive.
+def read_arrays(path: Path, *names: str, optional: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
+    """Read some arrays of an .npz archive, and those of `optional` that are there.
 
     Raises
     ------
     InputError
-        If the file is no such archive, or lacks one of them.
+        If the file is no such archive, or lacks one of `names`.
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             present = {name.removesuffix(".npy") for name in archive.namelist()}
             missing = [name for name in names if name not in present]
             arrays = {}
-            for name in present.intersection(names):
+            for name in present.intersection(names + optional):
                 with archive.open(f"{name}.npy") as member:
                     arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:

@@ -3,6 +3,8 @@
 A rotation matrix `R` takes a point of the map frame to the image frame; the image sees `(R x)[:2]`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import roma
 import torch
@@ -87,6 +89,72 @@ def nearest_rotation(matrix: Array) -> Array:
     u, _, vt = np.linalg.svd(matrix)
     u[..., :, 2] *= np.sign(np.linalg.det(u @ vt))[..., None]
     return np.asarray(u @ vt)
+
+
+def angle_between(a: Array, b: Array) -> Array:
+    """Angle in radians, 0 to π, of the rotation that takes `a` to `b`; rotation matrices (..., 3, 3) to (...)."""
+    # The chord is exact for small angles, where the arc cosine of the trace is not.
+    half_chord = np.linalg.norm(a - b, axis=(-2, -1)) / np.sqrt(8)
+    return np.asarray(2 * np.arcsin(np.minimum(half_chord, 1)))
+
+
+def common_rotation(found: Array, true: Array) -> Array:
+    """Find the rotation Q of the map frame by which poses differ as a whole: `found = true @ Q` for most.
+
+    Parameters
+    ----------
+    found, true
+        Rotation matrices, map frame to image frame, shape (m, 3, 3).
+
+    Returns
+    -------
+    array (3, 3)
+        The least sum of chordal distances (a median of `true.T @ found`), so that it does not matter how far those
+        are off that are off.
+    """
+    relative = np.swapaxes(true, -1, -2) @ found
+
+    def fit(weights: Array) -> Array:
+        return nearest_rotation(np.einsum("m,mij->ij", weights, relative))
+
+    return _least_absolute(fit, lambda rotation: np.linalg.norm(relative - rotation, axis=(-2, -1)), len(relative))
+
+
+def common_translation(rotation: Array, displacement: Array) -> Array:
+    """Find the translation c of the map frame by which shifts differ as a whole: `(rotation @ c)[:2]` for most.
+
+    Parameters
+    ----------
+    rotation
+        Map frame to image frame, shape (m, 3, 3).
+    displacement
+        Differences of shifts in Å, shape (m, 2).
+
+    Returns
+    -------
+    array (3,)
+        In Å, with the least sum of distances; zero along directions that no image sees.
+    """
+    seen = rotation[:, :2]
+
+    def fit(weights: Array) -> Array:
+        normal = np.einsum("m,mki,mkj->ij", weights, seen, seen)
+        return np.asarray(
+            np.linalg.pinv(normal, rcond=1e-9, hermitian=True) @ np.einsum("m,mki,mk->i", weights, seen, displacement)
+        )
+
+    return _least_absolute(fit, lambda c: np.linalg.norm(displacement - seen @ c, axis=-1), len(seen))
+
+
+def _least_absolute(fit: Callable[[Array], Array], distance: Callable[[Array], Array], count: int) -> Array:
+    """Least sum of distances (m,) by least squares that are weighted anew until nothing moves."""
+    estimate = fit(np.ones(count))
+    for _ in range(100):
+        updated = fit(1 / np.maximum(distance(estimate), 1e-9))
+        if np.abs(updated - estimate).max() < 1e-9:
+            return updated
+        estimate = updated
+    return estimate
 
 
 def project(points: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:
