@@ -17,7 +17,9 @@ from cryomorph.cli import main
 from cryomorph.config import parse_config, read_config
 from cryomorph.console import console
 from cryomorph.errors import InputError
+from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.star import read_star
+from cryomorph.run import RunFolder
 from cryomorph.simulate import SimulationSettings
 from particle_files import Facts, noise, without, write_cs, write_stack, write_star
 from small_runs import folder_state
@@ -337,7 +339,10 @@ def test_train_evaluate_and_export(cryomorph, simulated, tmp_path):
     assert "correlation" in result.err
     result = cryomorph("evaluate", out, "--truth", simulated / "truth.npz")
     assert result.code == 0, result.err
-    assert result.out.count("Å") == 6
+    assert result.out.count("Å") == 7
+    assert re.search(r"rotation, median\W+0\.00°", result.out)
+    assert re.search(r"rotation more than 20° off\W+0\.0%", result.out)
+    assert re.search(r"shift, median\W+0\.000 Å", result.out)
     assert str(out) in result.out
     result = cryomorph("export", out, "--conformations", tmp_path / "c.cif", "--every", 10)
     assert (result.code, result.out) == (0, f"{tmp_path / 'c.cif'}: 5 conformations\n")
@@ -349,6 +354,20 @@ def test_train_evaluate_and_export(cryomorph, simulated, tmp_path):
     result = cryomorph("export", out, "--particles", tmp_path / "p.star", "--indices", tmp_path / "rows.txt")
     assert (result.code, result.out) == (0, f"{tmp_path / 'p.star'}: 2 particles\n")
     assert read_star(tmp_path / "p.star").frame.tolist() == [4, 2]
+
+
+def test_particles_are_exported_with_found_or_original_poses(cryomorph, copied, simulated, tmp_path):
+    original = read_star(simulated / "particles.star")
+    poses = FoundPoses(original.rotation[::-1], original.shift[::-1], np.full(48, 0.5))
+    RunFolder(copied).save_poses(poses)
+    result = cryomorph("export", copied, "--particles", tmp_path / "p.star", "--every", 10)
+    assert (result.code, result.out) == (0, f"{tmp_path / 'p.star'}: 5 particles\n")
+    assert "with the poses that the run found" in " ".join(result.err.split())
+    np.testing.assert_allclose(read_star(tmp_path / "p.star").rotation, poses.rotation[::10], atol=1e-7)
+    assert "_cryomorphPoseEntropy #14\n" in (tmp_path / "p.star").read_text()
+    result = cryomorph("export", copied, "--particles", tmp_path / "o.star", "--every", 10, "--original-poses")
+    assert result.code == 0, result.err
+    np.testing.assert_array_equal(read_star(tmp_path / "o.star").rotation, original.rotation[::10])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,6 @@ import cryomorph.likelihood as likelihoods
 import cryomorph.poses as pose_sources
 from cryomorph import __version__
 from cryomorph.errors import InputError
-
-if TYPE_CHECKING:
-    from cryomorph.evaluation import Evaluation
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
 """What a process says when another one of the same run is gone."""
@@ -175,22 +172,33 @@ def train(
 @app.command()
 def evaluate(
     run: Run,
-    truth: Annotated[Path, typer.Option(help="truth.npz with coordinates and conformation.", show_default=False)],
+    truth: Annotated[
+        Path,
+        typer.Option(
+            help="truth.npz with coordinates, conformation and, if known, rotation, shift.", show_default=False
+        ),
+    ],
 ) -> None:
-    """Compare a run with known truth: Cα RMSD in Å, and baselines."""
-    from cryomorph.console import ProgressBar
+    """Compare a run with known truth: Cα RMSD in Å beside baselines, and errors of poses in degrees and Å."""
+    from cryomorph.console import ProgressBar, show_evaluation
     from cryomorph.results import evaluate as run_evaluation
 
-    _show_evaluation(run_evaluation(run, truth, progress=ProgressBar()), run)
+    show_evaluation(run_evaluation(run, truth, progress=ProgressBar()), run)
 
 
 @app.command()
 def export(
     run: Run,
     conformations: Annotated[Path | None, _option("Conformations as models of one .cif, .pdb or .dcd file.")] = None,
-    particles: Annotated[Path | None, _option("The particles as .star or .cs, every original column kept.")] = None,
+    particles: Annotated[
+        Path | None,
+        _option("The particles as .star or .cs, every original column kept, with the poses that the run found."),
+    ] = None,
     indices: IndicesFile = None,
     every: Annotated[int, typer.Option(help="Only every N-th particle.", min=1)] = 1,
+    original_poses: Annotated[
+        bool, typer.Option("--original-poses", help="Leave the poses of the original file in --particles.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Write conformations, or the particles of a selection, in formats that other programs open."""
@@ -207,7 +215,9 @@ def export(
         )
         say(f"{conformations}: {count:,} conformations")
     if particles is not None:
-        count = export_particles(run, particles, indices=rows, every=every, overwrite=overwrite)
+        count = export_particles(
+            run, particles, indices=rows, every=every, original_poses=original_poses, overwrite=overwrite
+        )
         say(f"{particles}: {count:,} particles")
 
 
@@ -280,30 +290,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demonstration writes.")] = Path("demo"),
 ) -> None:
     """Simulate, train, evaluate and export adenylate kinase: a few minutes on two cores."""
-    from cryomorph.console import ProgressBar, say
+    from cryomorph.console import ProgressBar, say, show_evaluation
     from cryomorph.demo import demo as run_demo
 
     result = run_demo(out, progress=ProgressBar())
-    _show_evaluation(result.evaluation, result.run)
+    show_evaluation(result.evaluation, result.run)
     say(f"look at   {result.movie}  (102 models: one conformation each, closed to open)")
     say(f"ChimeraX  {result.script}")
     say(f"run       {result.run}")
-
-
-def _show_evaluation(evaluation: "Evaluation", run: Path) -> None:
-    from cryomorph.console import show_table
-
-    rows = {"images": f"{evaluation.images:,}"}
-    for name, label in (
-        ("rmsd_mean", "mean"),
-        ("rmsd_median", "median"),
-        ("rmsd_p95", "95th percentile"),
-        ("rmsd_max", "maximum"),
-        ("rmsd_template", "baseline: the template for all"),
-        ("rmsd_constant", "baseline: the best single conformation"),
-    ):
-        rows[label] = f"{getattr(evaluation, name):.3f} Å"
-    show_table(f"Cα RMSD of {run}", rows)
 
 
 def _numbers(text: str | None) -> list[float] | None:

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -18,8 +20,27 @@ from rich.progress import Progress as RichBars
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from cryomorph.evaluation import Evaluation
+
 console = Console()
 errors = Console(stderr=True)
+
+RMSD = {
+    "rmsd_mean": "mean",
+    "rmsd_median": "median",
+    "rmsd_p95": "95th percentile",
+    "rmsd_max": "maximum",
+    "rmsd_template": "baseline: the template for all",
+    "rmsd_constant": "baseline: the best single conformation",
+}
+POSES = {
+    "rotation_error_median_deg": ("rotation, median", "{:.2f}°"),
+    "rotation_error_p95_deg": ("rotation, 95th percentile", "{:.2f}°"),
+    "rotation_error_over_20deg": ("rotation more than 20° off", "{:.1%}"),
+    "shift_error_median_angstrom": ("shift, median", "{:.3f} Å"),
+}
+"""Fields of an evaluation that are shown, and how."""
 
 
 class _Rate(TextColumn):
@@ -93,3 +114,13 @@ def show_table(title: str, rows: Mapping[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+
+
+def show_evaluation(evaluation: "Evaluation", run: Path) -> None:
+    """Print how far a run is from the truth; of its poses, what is known."""
+    values = evaluation.as_dict()
+    rmsd = {label: f"{values[name]:.3f} Å" for name, label in RMSD.items()}
+    show_table(f"Cα RMSD of {run}", {"images": f"{evaluation.images:,}"} | rmsd)
+    poses = {label: form.format(values[name]) for name, (label, form) in POSES.items() if values[name] is not None}
+    if poses:
+        show_table(f"Error of the poses of {run}", poses)
