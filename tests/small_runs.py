@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from cryomorph.run import RunFolder
+
 TIMES = ("seconds", "images_per_second")
 
 
@@ -46,8 +48,12 @@ def assert_same_bits(a: Any, b: Any, place: str = "checkpoint") -> None:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """Check that two complete runs end alike: latents, everything in the checkpoint, metrics but for the times."""
+    """Check that two complete runs end alike: results, everything in the checkpoint, metrics but for the times."""
     assert (a / "latents.npy").read_bytes() == (b / "latents.npy").read_bytes()
+    first, second = (RunFolder(run).load_poses() for run in (a, b))
+    assert (first is None) == (second is None)
+    if first is not None:
+        assert_same_bits(*({name: value.tolist() for name, value in vars(found).items()} for found in (first, second)))
     first, second = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (a, b))
     assert_same_bits(first, second)
     assert metrics_without_times(a) == metrics_without_times(b)

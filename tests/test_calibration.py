@@ -95,7 +95,7 @@ def with_images(batch, beads, signal, noise, seed=0):
 
 def sums_of(batch, beads):
     sums = ShellSums.zeros(2, SHELLS, batch.shift.device)
-    poses = KnownPoses(KnownPosesSettings())
+    poses = KnownPoses(KnownPosesSettings(), 1)
     sums.add(SimpleNamespace(beads=lambda x: beads, poses=poses, likelihood=None), None, batch)
     return sums
 

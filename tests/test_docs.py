@@ -103,7 +103,7 @@ def test_new_parts_take_part_in_the_objective(extended, simulated):
     assert parse_config(yaml.safe_load(config.to_yaml()), "docs") == config
     template = cryomorph.structure.model.read_template(simulated / "template.cif")
     stack = open_particles(config.particles)
-    model: Reconstruction = build_reconstruction(config, template, 1)
+    model: Reconstruction = build_reconstruction(config, template, 1, len(stack))
     latents = build_latents(config, model.conformations.latent_dim, len(stack))
     batch = stack.batch(torch.arange(5).numpy())
     terms = model(latents(batch), batch)

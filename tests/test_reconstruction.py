@@ -41,7 +41,7 @@ def make(template, poses=None, *, strength=50.0, weights=WEIGHTS, beads="residue
     ]
     likelihood = Direct(DirectSettings(), 1)
     likelihood.gain.fill_(0.02)
-    poses = poses or KnownPoses(KnownPosesSettings())
+    poses = poses or KnownPoses(KnownPosesSettings(), 48)
     return Reconstruction(model, bead_model(template, beads), poses, likelihood, priors, strength)
 
 
@@ -88,7 +88,7 @@ def test_geometry_is_the_weighted_sum_of_the_priors(helix, batch, z):
 
 
 def test_a_measure_of_two_poses_gives_the_expectation(helix, batch, z):
-    objective = make(helix, TwoPoses())
+    objective = make(helix, TwoPoses(KnownPosesSettings(), 48))
     x = objective.conformations(z)
     turned = TwoPoses.turn @ batch.rotation
     one = misfit_by_hand(objective, x, batch.rotation, batch.shift, batch)

@@ -43,8 +43,10 @@ POINTS = {
 @pytest.fixture(scope="module")
 def never_stopped(simulated, tmp_path_factory):
     out = tmp_path_factory.mktemp("never_stopped") / "run"
-    # Variational latents draw random numbers at every step: their stream must be continued as well.
-    settings = run_settings(simulated, training=EVERY_BATCH, latents="variational", calibration=CALIBRATION)
+    # Variational latents draw random numbers at every step: their stream must be continued as well. Corrections of
+    # poses are rows with an optimiser of their own.
+    learned = {"latents": "variational", "poses": "refine"}
+    settings = run_settings(simulated, training=EVERY_BATCH, calibration=CALIBRATION, **learned)
     train(parse_config(settings, "test"), out)
     return out
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from gemmi import cif
 
-from cryomorph.config import parse_config, read_config
+from cryomorph.config import open_particles, parse_config, read_config
 from cryomorph.conformations.gnn import GNN
 from cryomorph.errors import InputError
 from cryomorph.hardware import HardwareSettings, make_fabric, mixed_precision
 from cryomorph.likelihood.direct import Direct
+from cryomorph.poses.refine import RefinedPoses, RefinedPosesSettings
 from cryomorph.progress import Silent
 from cryomorph.run import RunFolder
 from cryomorph.training import Trainer, TrainingSettings, learning_rate_factor
@@ -146,7 +147,7 @@ def test_only_the_decoder_is_rounded(simulated, tmp_path, monkeypatch):
 def test_metrics_tell_what_happened(finished):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
-    names = {"epoch", "misfit", "geometry", "latents", "gain", "learning_rate", "seconds", "images_per_second"}
+    names = {"epoch", "misfit", "geometry", "latents", "poses", "gain", "learning_rate", "seconds", "images_per_second"}
     for row in rows:
         assert row.keys() == names
         assert row["gain"] > 0
@@ -187,7 +188,7 @@ def test_an_objective_that_is_not_finite_stops_the_run(simulated, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("part", ["network", "latents"])
+@pytest.mark.parametrize("part", ["network", "latents", "poses"])
 def test_a_number_that_is_not_finite_never_replaces_a_good_checkpoint(simulated, tmp_path, monkeypatch, part):
     """A checkpoint after every batch; the sums, which are looked at now and then only, are finite still."""
     step = Trainer._step
@@ -195,11 +196,13 @@ def test_a_number_that_is_not_finite_never_replaces_a_good_checkpoint(simulated,
     def spoilt_step(trainer, batch, batches):
         step(trainer, batch, batches)
         if trainer.batches_done == 3:
-            module = trainer.reconstruction.conformations if part == "network" else trainer.latents
+            parts = {"network": trainer.reconstruction.conformations, "latents": trainer.latents}
+            module = parts.get(part, trainer.reconstruction.poses)
             next(module.parameters()).data.view(-1)[0] = float("nan")
 
     monkeypatch.setattr(Trainer, "_step", spoilt_step)
-    settings = run_settings(simulated, training={"epochs": 2, "batch_size": 8, "checkpoint_minutes": 1e-9})
+    training = {"epochs": 2, "batch_size": 8, "checkpoint_minutes": 1e-9}
+    settings = run_settings(simulated, training=training, poses="refine")
     with pytest.raises(InputError, match="not finite in epoch 1: lower the learning rates, or check the images"):
         train(parse_config(settings, "test"), tmp_path / "run")
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
@@ -346,6 +349,47 @@ def test_two_processes_explain_the_images_as_one_does(two_processes, tmp_path):
         assert a["misfit"] == pytest.approx(b["misfit"], rel=0.02)
         assert a["gain"] == pytest.approx(b["gain"], rel=0.02)
         assert a["learning_rate"] == pytest.approx(b["learning_rate"])
+
+
+@pytest.fixture(scope="module")
+def refined_by_two(localhost, simulated, tmp_path_factory):
+    """A run of two processes that corrects poses; 47 particles, so that the processes own different numbers."""
+    out = tmp_path_factory.mktemp("refined") / "run"
+    settings = run_settings(simulated, training=SHORT, poses="refine")
+    settings["particles"]["first"] = 47
+    done = run_command(command(out, settings, 2))
+    assert done.returncode == 0, done.stderr
+    return out, settings
+
+
+def test_two_processes_correct_all_poses_into_one_checkpoint(refined_by_two):
+    out, settings = refined_by_two
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert torch.equal(state["pose_optimizer"]["state"][0]["steps"], torch.full((47, 1), 3.0))
+    table = state["reconstruction"]["poses.corrections.table.weight"]
+    assert table.shape == (47, 5)
+    assert (table.abs().amax(1) > 1e-4).all()
+    # What a rotation of the molecule would do as well is taken out over both processes, not by each of them.
+    assert table[:, :3].mean(0).abs().max() < 1e-6
+    assert table[::2, :3].mean(0).abs().max() > 1e-4
+    # The first process wrote the poses of all.
+    poses = RefinedPoses(RefinedPosesSettings(), 47)
+    poses.corrections.table.weight.data = table
+    rotation, shift = poses.best(open_particles(parse_config(settings, "test").particles).batch(np.arange(47)))
+    found = RunFolder(out).load_poses()
+    np.testing.assert_allclose(found.rotation, rotation.detach(), atol=1e-6)
+    np.testing.assert_allclose(found.shift, shift.detach(), atol=1e-6)
+    assert not found.entropy.any()
+
+
+def test_two_processes_correct_poses_as_one_does(refined_by_two, tmp_path):
+    out, settings = refined_by_two
+    train(parse_config(settings | {"training": SHORT | {"batch_size": 12}}, "test"), tmp_path / "run")
+    two, one = metrics_without_times(out), metrics_without_times(tmp_path / "run")
+    for a, b in zip(two, one, strict=True):
+        assert a["misfit"] == pytest.approx(b["misfit"], rel=0.02)
+        assert a["poses"] == pytest.approx(b["poses"], rel=0.2)
+    assert two[-1]["poses"] > 0
 
 
 def test_two_processes_calibrate_as_one_does(localhost, simulated, tmp_path):

@@ -267,7 +267,7 @@ def open_template(config: TemplateConfig, stack: ParticleStack) -> tuple[Templat
     return place_template(template, int(source_box[smallest]), float(stack.table.pixel_size[smallest]), config.frame)
 
 
-def build_reconstruction(config: RunConfig, template: Template, groups: int) -> Reconstruction:
+def build_reconstruction(config: RunConfig, template: Template, groups: int, particles: int) -> Reconstruction:
     """Return the untrained model of a configuration.
 
     Parameters
@@ -276,18 +276,23 @@ def build_reconstruction(config: RunConfig, template: Template, groups: int) -> 
         Its settings.
     template
         In the map frame.
-    groups
-        Number of optics groups.
+    groups, particles
+        Number of optics groups, and of particles.
     """
     priors = [component("priors", _kind(s))(s, template) for s in config.priors.terms.values()]
     return Reconstruction(
         conformations=component("decoder", _kind(config.decoder))(config.decoder, template),
         beads=bead_model(template, config.beads),
-        poses=component("poses", _kind(config.poses))(config.poses),
+        poses=component("poses", _kind(config.poses))(config.poses, particles),
         likelihood=component("likelihood", _kind(config.likelihood))(config.likelihood, groups),
         priors=priors,
         strength=config.priors.strength,
     )
+
+
+def needs_poses(config: RunConfig) -> bool:
+    """Tell whether the particles of a configuration must come with poses."""
+    return bool(component("poses", _kind(config.poses)).needs_poses)
 
 
 def build_latents(config: RunConfig, latent_dim: int, particles: int) -> Latents:

@@ -62,6 +62,10 @@ class Reconstruction(nn.Module):
                 "geometry": self.strength * self._geometry(x),
             }
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that all particles share: those of everything but the poses."""
+        return [weight for name, weight in self.named_parameters() if not name.startswith("poses.")]
+
     def _expected_misfit(self, beads: Beads, measure: PoseMeasure, batch: ParticleBatch) -> Tensor:
         misfits = [
             self.likelihood(beads, rotation, shift, batch)

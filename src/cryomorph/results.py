@@ -55,7 +55,7 @@ class FittedRun:
         self.template = read_template(self.run.template)
         self.source_index = self.run.source_index()
         gain: torch.Tensor = state["reconstruction"]["likelihood.gain"]
-        reconstruction = build_reconstruction(self.config, self.template, len(gain))
+        reconstruction = build_reconstruction(self.config, self.template, len(gain), len(self.source_index))
         reconstruction.load_state_dict(state["reconstruction"])
         self.model: ConformationModel = reconstruction.conformations.eval()
         self.epochs_done = int(state["epoch"])

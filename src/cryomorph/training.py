@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
 from cryomorph.components import Settings
@@ -18,14 +19,14 @@ from cryomorph.errors import InputError
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.batch import ParticleBatch
-from cryomorph.particles.loader import epoch_batches, prefetch, spread_over_groups
+from cryomorph.particles.loader import epoch_batches, prefetch, spread_over_groups, without_images
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
 
 logger = logging.getLogger(__name__)
 
-TERMS = ("misfit", "geometry", "latents")
+TERMS = ("misfit", "geometry", "latents", "poses")
 GAIN_IMAGES = 2048
 """Images from which the first gain is estimated: its relative error is then well below a percent."""
 GAIN_IMAGES_OF_GROUP = 128
@@ -66,7 +67,8 @@ def learning_rate_factor(epoch: float, settings: TrainingSettings) -> float:
 class Trainer:
     """Fits a `Reconstruction` and its latents to the particles of a stack.
 
-    Every process owns some of the particles, and their latents; the network's gradients are averaged over processes.
+    Every process owns some of the particles, their latents and what is learned of their poses; the network's gradients
+    are averaged over processes.
 
     Parameters
     ----------
@@ -116,9 +118,15 @@ class Trainer:
         self.latent_prior = latent_prior
         self.mixed = mixed
         self.seed = seed
-        optimizer = torch.optim.Adam(reconstruction.parameters(), lr=settings.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(reconstruction.shared_parameters(), lr=settings.learning_rate, fused=True)
+        own = [f"poses.{name}" for name in reconstruction.poses.state_dict()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(reconstruction, own)  # type: ignore[no-untyped-call]
         self.forward, self.optimizer = fabric.setup(reconstruction, optimizer)
         self.latent_optimizer = latents.optimizer(settings.latent_learning_rate)
+        self.pose_optimizer = reconstruction.poses.optimizer()
+        self.optimizers = [self.optimizer, self.latent_optimizer]
+        if self.pose_optimizer is not None:
+            self.optimizers.append(self.pose_optimizer)
         self.owned = torch.arange(len(stack)) % fabric.world_size == fabric.global_rank
         self.epoch = 0
         self.batches_done = 0
@@ -250,13 +258,15 @@ class Trainer:
         Raises
         ------
         InputError
-            If a weight or a latent is not finite: a good checkpoint is not replaced by a bad one.
+            If a weight, a latent or a pose is not finite: a good checkpoint is not replaced by a bad one.
         """
         self._check_finite(*self.reconstruction.parameters(), *self.latents.parameters())
         likelihood = self.reconstruction.likelihood
         cross, power, sums = likelihood.cross_sum.clone(), likelihood.power_sum.clone(), self.sums.clone()
         self._sum_over_processes(cross, power, sums)
         self.latents.gather(self.latent_optimizer, self.owned, self._sum_over_processes)
+        if self.pose_optimizer is not None:
+            self.reconstruction.poses.gather(self.pose_optimizer, self.owned, self._sum_over_processes)
         network = self.reconstruction.state_dict()
         network |= {"likelihood.cross_sum": cross, "likelihood.power_sum": power}
         return {
@@ -268,6 +278,7 @@ class Trainer:
             "latents": self.latents.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "latent_optimizer": self.latent_optimizer.state_dict(),
+            "pose_optimizer": None if self.pose_optimizer is None else self.pose_optimizer.state_dict(),
             "calibration": None if likelihood.calibration is None else vars(likelihood.calibration),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -284,6 +295,8 @@ class Trainer:
         self.latents.load_state_dict(state["latents"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.latent_optimizer.load_state_dict(state["latent_optimizer"])
+        if self.pose_optimizer is not None:
+            self.pose_optimizer.load_state_dict(state["pose_optimizer"])
         torch.set_rng_state(state["random"])
         if len(state["random_cuda"]) == torch.cuda.device_count() and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random_cuda"])
@@ -313,17 +326,17 @@ class Trainer:
 
     def _step(self, batch: ParticleBatch, batches: int) -> None:
         factor = learning_rate_factor(self.epoch + (self.batches_done + 1) / batches, self.settings)
-        _set_learning_rate(self.optimizer, self.settings.learning_rate * factor)
-        _set_learning_rate(self.latent_optimizer, self.settings.latent_learning_rate * factor)
-        self.optimizer.zero_grad()
-        self.latent_optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            _set_learning_rate(optimizer, optimizer.defaults["lr"] * factor)
+            optimizer.zero_grad()
         with torch.autocast(self.fabric.device.type, dtype=torch.bfloat16, enabled=self.mixed):
             terms = self.forward(self.latents(batch), batch)
         terms["latents"] = self.latent_prior * self.latents.cost(batch)
+        terms["poses"] = self.reconstruction.poses.cost(batch)
         objective: Tensor = sum(terms[name] for name in TERMS)
         self.fabric.backward(objective.mean())
-        self.optimizer.step()
-        self.latent_optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.batches_done += 1
         self.sums[:-1] += torch.stack([terms[name].detach() for name in TERMS]).sum(1)
         self.sums[-1] += len(batch)
@@ -349,6 +362,8 @@ class Trainer:
         likelihood.update_gain()
         for remark in likelihood.remarks():
             logger.warning(remark)
+        own = without_images(self.stack, np.flatnonzero(self.owned.numpy()), self.fabric.device)
+        self.reconstruction.poses.end_of_epoch(own, self._sum_over_processes)
         self.epoch += 1
         metrics = {"epoch": self.epoch} | dict(zip(TERMS, means, strict=True))
         metrics |= {"gain": float(likelihood.gain.mean()), "learning_rate": self.optimizer.param_groups[0]["lr"]}

@@ -12,6 +12,7 @@ from cryomorph.config import (
     RunConfig,
     build_latents,
     build_reconstruction,
+    needs_poses,
     open_particles,
     open_template,
     read_config,
@@ -21,8 +22,11 @@ from cryomorph.files import atomic_path, read_arrays
 from cryomorph.hardware import make_fabric, mixed_precision
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
+from cryomorph.particles.found import FoundPoses
+from cryomorph.particles.loader import without_images
 from cryomorph.particles.stack import BatchSource, ParticleStack, read_table
 from cryomorph.plots import plot_shells
+from cryomorph.poses.base import PoseSource
 from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
@@ -36,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 MARGIN = 10.0
 """Å beyond the template's radius that count as particle when the background is measured: room to move."""
-LATENTS_BATCH = 256
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progress | None = None) -> RunFolder:
@@ -65,7 +68,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     run = RunFolder(out)
     _continues(run, config, resume)  # a folder in the way is told before anything is read
     stack = open_particles(config.particles)
-    if not stack.has_poses and getattr(config.poses, "kind", "") == "known":
+    if not stack.has_poses and needs_poses(config):
         raise InputError(f"{config.particles.path}: has no poses; run a consensus refinement first")
     if len(stack) < config.hardware.devices:
         raise InputError(f"--devices: {config.hardware.devices} processes for {len(stack)} particles; use fewer")
@@ -87,7 +90,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
 
     torch.manual_seed(config.seed)
     groups = int(stack.table.optics_group.max()) + 1
-    reconstruction = build_reconstruction(config, template, groups)
+    reconstruction = build_reconstruction(config, template, groups, len(stack))
     latents = build_latents(config, reconstruction.conformations.latent_dim, len(stack))
     trainer = Trainer(
         fabric,
@@ -117,6 +120,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         progress=progress if first_process else None,
     )
     if first_process:
+        if reconstruction.poses.finds:
+            run.save_poses(_all_poses(reconstruction.poses, stack, fabric.device))
         run.save_latents(_all_latents(latents, stack, fabric.device))
     fabric.barrier()
     return run
@@ -244,8 +249,17 @@ def _background_radius(template: Template, stack: ParticleStack) -> float:
 
 def _all_latents(latents: Latents, stack: ParticleStack, device: torch.device) -> NDArray[np.float32]:
     latents.eval()
-    parts = []
     with torch.inference_mode():
-        for rows in np.array_split(np.arange(len(stack)), -(-len(stack) // LATENTS_BATCH)):
-            parts.append(latents(stack.batch(rows, images=False).to(device)).cpu().numpy())
-    return np.concatenate(parts).astype(np.float32)
+        parts = [latents(batch).cpu() for batch in without_images(stack, np.arange(len(stack)), device)]
+    return torch.cat(parts).float().numpy()
+
+
+def _all_poses(poses: PoseSource, stack: ParticleStack, device: torch.device) -> FoundPoses:
+    poses.eval()
+    with torch.inference_mode():
+        parts = [
+            [part.double().cpu() for part in (*poses.best(batch), poses.entropy(batch))]
+            for batch in without_images(stack, np.arange(len(stack)), device)
+        ]
+    rotation, shift, entropy = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    return FoundPoses(rotation, shift, entropy)

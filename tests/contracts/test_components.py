@@ -284,10 +284,38 @@ def test_likelihood_treats_images_one_by_one(likelihood):
     assert_same(found[1], gradient[order], 1e-5)
 
 
+def make_poses(kind):
+    cls = component("poses", kind)
+    return cls(cls.Settings(), PARTICLES)
+
+
 @pytest.fixture(params=kinds("poses"))
 def poses(request):
-    cls = component("poses", request.param)
-    return cls(cls.Settings())
+    return make_poses(request.param)
+
+
+LEARNED_POSES = [kind for kind in kinds("poses") if make_poses(kind).optimizer() is not None]
+
+
+def best_poses(poses):
+    """Most probable pose and cost of every particle, shape (particles, 9 + 2 + 1)."""
+    everything = batch_of(torch.arange(PARTICLES))
+    with torch.no_grad():
+        rotation, shift = poses.best(everything)
+        return torch.cat([rotation.flatten(1), shift, poses.cost(everything)[:, None]], dim=1)
+
+
+def pose_step(poses, optimizer, rows):
+    """Take a step that moves the most probable poses, where they can be moved."""
+    batch = batch_of(rows)
+    optimizer.zero_grad()
+    rotation, shift = poses.best(batch)
+    (
+        (rotation - rotation.detach() @ torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])).square().sum() / 2
+        + (shift - 3).square().sum()
+        + poses.cost(batch).sum()
+    ).backward()
+    optimizer.step()
 
 
 def test_poses_are_a_probability_measure_over_rotations_and_shifts(poses):
@@ -304,3 +332,51 @@ def test_poses_are_a_probability_measure_over_rotations_and_shifts(poses):
     torch.testing.assert_close(measure.rotation @ measure.rotation.mT, identity, rtol=0, atol=1e-5)
     assert (torch.linalg.det(measure.rotation) > 0).all()
     assert torch.isfinite(measure.shift).all()
+
+
+def test_the_best_pose_is_a_rotation_and_a_shift(poses):
+    batch = batch_of(TWO_BATCHES[0])
+    rotation, shift = poses.best(batch)
+    assert (rotation.shape, shift.shape) == ((3, 3, 3), (3, 2))
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(3, 3, 3), rtol=0, atol=1e-5)
+    for amount in (poses.cost(batch), poses.entropy(batch)):
+        assert amount.shape == (3,)
+        assert torch.isfinite(amount).all()
+        assert (amount >= 0).all()
+
+
+@pytest.mark.parametrize("kind", LEARNED_POSES)
+def test_a_step_moves_the_poses_of_its_batch_and_no_others(kind):
+    poses = make_poses(kind)
+    optimizer = poses.optimizer()
+    for rows in TWO_BATCHES:  # in the second step, the moments of the first are there
+        before = best_poses(poses)
+        pose_step(poses, optimizer, rows)
+        changed = (best_poses(poses) != before).any(1)
+        assert changed.nonzero()[:, 0].tolist() == sorted(rows.tolist())
+
+
+@pytest.mark.parametrize("kind", LEARNED_POSES)
+def test_learned_poses_survive_their_state_dict(kind):
+    poses, other = make_poses(kind), make_poses(kind)
+    pose_step(poses, poses.optimizer(), TWO_BATCHES[0])
+    assert not torch.equal(best_poses(other), best_poses(poses))
+    other.load_state_dict(poses.state_dict())
+    assert torch.equal(best_poses(other), best_poses(poses))
+
+
+@pytest.mark.parametrize("kind", LEARNED_POSES)
+def test_gathering_poses_in_one_process_changes_nothing(kind):
+    poses = make_poses(kind)
+    optimizer = poses.optimizer()
+    pose_step(poses, optimizer, TWO_BATCHES[0])
+    known, state = best_poses(poses), copy.deepcopy(optimizer.state_dict())
+    poses.gather(optimizer, torch.ones(PARTICLES, dtype=torch.bool), lambda tensor: None)
+    assert torch.equal(best_poses(poses), known)
+    torch.testing.assert_close(optimizer.state_dict(), state, rtol=0, atol=0)
+
+
+def test_the_end_of_an_epoch_leaves_finite_poses(poses):
+    everything = [batch_of(rows) for rows in torch.arange(PARTICLES).split(4)]
+    poses.end_of_epoch(iter(everything), lambda *tensors: None)
+    assert torch.isfinite(best_poses(poses)).all()

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cryomorph.particles.batch import ParticleBatch
-from cryomorph.particles.stack import BatchSource
+from cryomorph.particles.stack import BatchSource, ParticleStack
+
+ROWS_AT_ONCE = 4096
+"""Particles in a batch without images."""
 
 
 def epoch_batches(
@@ -55,6 +59,12 @@ def spread_over_groups(optics_group: NDArray[np.int64], images: int, least: int)
     members = (np.flatnonzero(optics_group == number) for number in numbers)
     picked = [rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)] for rows in members]
     return np.sort(np.concatenate(picked))
+
+
+def without_images(stack: ParticleStack, rows: NDArray[np.int64], device: torch.device) -> Iterator[ParticleBatch]:
+    """Yield rows (k,) of a stack, in their order, as batches without images on a device."""
+    for part in np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE)):
+        yield stack.batch(part, images=False).to(device)
 
 
 def prefetch(source: BatchSource, batches: list[NDArray[np.int64]]) -> Iterator[ParticleBatch]:
