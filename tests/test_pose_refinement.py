@@ -104,6 +104,17 @@ def test_the_misfit_follows_its_slope_by_the_corrections():
         )
 
 
+def test_corrections_are_learned_when_a_share_of_the_training_is_done():
+    batch, beads = coarse_batch(24), coarse_beads()
+    source = RefinedPoses(RefinedPosesSettings(start=0.4), 3)
+    for done, learning in ((0.0, False), (0.39, False), (0.4, True), (1.0, True)):
+        source.done = done
+        measure = source(batch, beads, Direct(DirectSettings(), 2))
+        for part in (measure.rotation, measure.shift, source.cost(batch)):
+            assert part.requires_grad is learning
+        assert torch.equal(measure.rotation[:, 0], batch.rotation)
+
+
 def test_a_motion_of_the_molecule_is_taken_out_and_nothing_else():
     """The same rotation of all, and the shifts that a translation of the molecule makes."""
     rotation, _ = bases()

@@ -202,7 +202,7 @@ def test_a_number_that_is_not_finite_never_replaces_a_good_checkpoint(simulated,
 
     monkeypatch.setattr(Trainer, "_step", spoilt_step)
     training = {"epochs": 2, "batch_size": 8, "checkpoint_minutes": 1e-9}
-    settings = run_settings(simulated, training=training, poses="refine")
+    settings = run_settings(simulated, training=training, poses={"kind": "refine", "start": 0})
     with pytest.raises(InputError, match="not finite in epoch 1: lower the learning rates, or check the images"):
         train(parse_config(settings, "test"), tmp_path / "run")
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
@@ -355,7 +355,7 @@ def test_two_processes_explain_the_images_as_one_does(two_processes, tmp_path):
 def refined_by_two(localhost, simulated, tmp_path_factory):
     """A run of two processes that corrects poses; 47 particles, so that the processes own different numbers."""
     out = tmp_path_factory.mktemp("refined") / "run"
-    settings = run_settings(simulated, training=SHORT, poses="refine")
+    settings = run_settings(simulated, training=SHORT, poses={"kind": "refine", "start": 0})
     settings["particles"]["first"] = 47
     done = run_command(command(out, settings, 2))
     assert done.returncode == 0, done.stderr

@@ -232,6 +232,7 @@ class Trainer:
             batches = self._batches()
             if self.batches_done == 0:
                 self._seed()
+            self.reconstruction.poses.done = self.epoch / self.settings.epochs
             fresh = batches[self.batches_done :]
             progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", sum(map(len, fresh)))
             try:

@@ -57,6 +57,7 @@ class PoseSource(nn.Module, ABC):
     """
 
     Settings: ClassVar[type[Settings]]
+    settings: BaseModel
     needs_poses: ClassVar[bool] = False
     """Whether particles must come with poses."""
     finds: ClassVar[bool] = True
@@ -66,6 +67,8 @@ class PoseSource(nn.Module, ABC):
         super().__init__()
         self.settings = settings
         self.particles = particles
+        self.done = 0.0
+        """Share of the training's epochs that are done, kept up to date by the trainer."""
 
     @abstractmethod
     def forward(self, batch: ParticleBatch, beads: Beads, likelihood: Likelihood) -> PoseMeasure:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,12 +18,16 @@ class RefinedPosesSettings(CorrectionSettings):
     """Poses of the consensus refinement, corrected."""
 
     kind: Literal["refine"] = "refine"
+    start: float = Field(
+        0.3, ge=0, le=1, description="share of the training before corrections are learned: conformations come first"
+    )
 
 
 class RefinedPoses(PoseSource):
     """One pose of weight 1 for each particle: the one in its file and a correction of its own."""
 
     Settings = RefinedPosesSettings
+    settings: RefinedPosesSettings
     needs_poses = True
 
     def __init__(self, settings: RefinedPosesSettings, particles: int) -> None:
@@ -31,7 +36,11 @@ class RefinedPoses(PoseSource):
 
     def forward(self, batch: ParticleBatch, beads: Beads, likelihood: Likelihood) -> PoseMeasure:
         """Return the corrected poses of the batch."""
-        return PoseMeasure.single(*self.best(batch))
+        return PoseMeasure.single(*(self.best(batch) if self._learning else given_poses(batch)))
+
+    @property
+    def _learning(self) -> bool:
+        return self.done >= self.settings.start
 
     def best(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
         """Return the corrected poses of the batch."""
@@ -41,7 +50,7 @@ class RefinedPoses(PoseSource):
 
     def cost(self, batch: ParticleBatch) -> Tensor:
         """Return what the corrections cost under a normal prior of the expected spreads, in nats, shape (b,)."""
-        return self.corrections.cost(batch.index)
+        return self.corrections.cost(batch.index) if self._learning else super().cost(batch)
 
     def optimizer(self) -> Optimizer:
         """Return Adam with moments and step counts for each particle."""
