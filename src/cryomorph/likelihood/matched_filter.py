@@ -44,7 +44,7 @@ class MatchedFilterSettings(LikelihoodSettings):
 
 
 @dataclass(frozen=True, eq=False)
-class _Windows:
+class Windows:
     """What windows of images of one box hold, for beads of given widths.
 
     Attributes
@@ -68,14 +68,14 @@ class _Windows:
     width: Tensor
 
 
-def _windows(box: int, pixel_sizes: Tensor, width: Tensor, reach: float) -> _Windows:
+def _windows(box: int, pixel_sizes: Tensor, width: Tensor, reach: float) -> Windows:
     """Keep what is within `reach` (Å) of the origin, for beads of widths (B,) in Å, whose device it is on."""
     grid = BoxGrid(box)
     steps = grid.step(pixel_sizes.double().cpu())
     footprints = Footprints.make(width.double().cpu().numpy(), steps.numpy(), grid.oversampling)
     rows = Rows.disc(grid.size, reach / float(steps.min()))
     device = width.device
-    return _Windows(grid, rows.to(device), footprints.to(device), pixel_sizes.to(device), width)
+    return Windows(grid, rows.to(device), footprints.to(device), pixel_sizes.to(device), width)
 
 
 class MatchedFilter(Likelihood):
@@ -91,7 +91,7 @@ class MatchedFilter(Likelihood):
 
     def __init__(self, settings: MatchedFilterSettings, groups: int) -> None:
         super().__init__(settings, groups)
-        self._prepared: _Windows | None = None
+        self._prepared: Windows | None = None
         self._box_pairs: BoxPairs | None = None
         self._cut_pairs: CutPairs | None = None
         self._placed = torch.zeros(2, dtype=torch.int64)
@@ -108,6 +108,13 @@ class MatchedFilter(Likelihood):
             self._cut_pairs = cut_pairs(self._box_pairs, stack, beads, self.calibration)
         reference = windows.footprints.reference
         return WindowStore.open(cache, stack, self, windows.rows, reference, self.settings.storage, progress)
+
+    @property
+    def windows(self) -> Windows:
+        """What the windows of `prepare` hold."""
+        if self._prepared is None:
+            raise ValueError("no windows yet: prepare comes first")
+        return self._prepared
 
     def terms(self, beads: Beads, rotation: Tensor, shift: Tensor, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
         """Return `⟨y, h * v⟩` and `‖h * v‖²` of each image; see the base class."""
@@ -130,7 +137,7 @@ class MatchedFilter(Likelihood):
             f"count as empty: start again with a larger likelihood.margin (it is {self.settings.margin:g} Å)"
         ]
 
-    def _samples(self, beads: Beads, batch: ParticleBatch) -> tuple[_Windows, Tensor]:
+    def _samples(self, beads: Beads, batch: ParticleBatch) -> tuple[Windows, Tensor]:
         """Return the windows of a batch, prepared or made here, and what they are windows of."""
         if batch.statistic is not None:
             if self._prepared is None:
@@ -146,7 +153,7 @@ class MatchedFilter(Likelihood):
         return windows, filtered_windows(self, batch, windows.rows, windows.footprints.reference).float()
 
     def _cross(
-        self, windows: _Windows, samples: Tensor, points: Tensor, amplitude: Tensor, batch: ParticleBatch
+        self, windows: Windows, samples: Tensor, points: Tensor, amplitude: Tensor, batch: ParticleBatch
     ) -> tuple[Tensor, Tensor]:
         """Return `⟨y, h * v⟩` (b,) and its gradient by the points (b, B, 2) in Å."""
         step = windows.grid.step(batch.pixel_size)[:, None, None]
@@ -159,7 +166,7 @@ class MatchedFilter(Likelihood):
         return total, gradient / step
 
     def _power(
-        self, windows: _Windows, points: Tensor, amplitude: Tensor, batch: ParticleBatch
+        self, windows: Windows, points: Tensor, amplitude: Tensor, batch: ParticleBatch
     ) -> tuple[Tensor, Tensor]:
         """Return `‖h * v‖²` (b,) and its gradient by the points (b, B, 2) in Å."""
         if windows is not self._prepared or self._box_pairs is None:
@@ -169,7 +176,7 @@ class MatchedFilter(Likelihood):
             return self._cut_pairs(centred, amplitude, batch)
         return self._box_pairs(points, amplitude, batch)
 
-    def _pairs_of(self, windows: _Windows) -> BoxPairs:
+    def _pairs_of(self, windows: Windows) -> BoxPairs:
         return BoxPairs(windows.grid, windows.footprints, windows.pixel_sizes, self.calibration, self.settings.engine)
 
     def _count(self, points: Tensor, rows: Rows) -> None:

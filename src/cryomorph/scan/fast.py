@@ -1,0 +1,216 @@
+"""The fast scan: all directions, in-plane angles, shifts, images and conformations, by batched matrix products.
+
+The misfit at in-plane angle ψ is a Fourier series in ψ, whose coefficients are products of harmonics of image and
+projection, summed over rings (`rings`). Its cross term and the power of the projection under the contrast transfer of
+the image, astigmatic or not, go into the same series.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryomorph.errors import InputError
+from cryomorph.likelihood.matched_filter import MatchedFilter
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.progress import Progress, Silent
+from cryomorph.scan.candidates import Candidates
+from cryomorph.scan.grid import ProductGrid
+from cryomorph.scan.images import RingTransform
+from cryomorph.scan.kernels import kernels
+from cryomorph.scan.templates import RingTemplates, ring_templates
+from cryomorph.structure.beads import Beads
+
+NUMBERS_AT_ONCE = 2**22
+"""Coefficients of a block of images and directions: few enough for a cache, many enough for a matrix product."""
+
+
+class RingScan:
+    """Compares images with conformations at all rotations of a grid, and all shifts.
+
+    Parameters
+    ----------
+    likelihood
+        With windows that are prepared: misfits are those of its images, optics and calibration.
+    grid
+        Rotations; an even number of in-plane angles.
+    radius
+        Å from the origin within which all beads are; default as far as the windows reach.
+    shift_range, shift_step
+        Å: particles are looked for up to so far from where their files say, at points so far from each other.
+
+    Raises
+    ------
+    InputError
+        If the windows do not reach that far.
+    """
+
+    def __init__(
+        self,
+        likelihood: MatchedFilter,
+        grid: ProductGrid,
+        *,
+        radius: float | None = None,
+        shift_range: float = 0.0,
+        shift_step: float = 3.0,
+    ) -> None:
+        if grid.in_plane % 2:
+            raise ValueError("a scan needs an even number of in-plane angles")
+        windows = likelihood.windows
+        self.likelihood, self.grid = likelihood, grid
+        room = RingTransform.room(windows) - shift_range
+        if radius is not None and radius > room:
+            raise InputError(
+                f"the molecule reaches {radius:.0f} Å from the origin, the windows kept of the images leave room for "
+                f"{room:.0f} Å: give a larger likelihood.margin (it is {likelihood.settings.margin:g} Å)"
+            )
+        sample = float(windows.grid.step(windows.pixel_sizes.double().cpu()).max())
+        self.transform = RingTransform(likelihood, radius or room, shift_lattice(shift_range, shift_step, sample))
+        self.kernels = kernels(likelihood.settings.engine, self.transform.device)
+        self.waves = self._waves()
+
+    @property
+    def radius(self) -> float:
+        """Å from the origin within which beads must be."""
+        return self.transform.rings.radius
+
+    def __len__(self) -> int:
+        """Poses that each conformation is compared in."""
+        return len(self.grid) * len(self.transform.shifts)
+
+    def fits(self, beads: Beads) -> Tensor:
+        """Tell which of some conformations are small enough, bool, shape (L,)."""
+        fits: Tensor = beads.positions.norm(dim=-1).amax(1) <= self.radius
+        return fits
+
+    def lowest(self, batch: ParticleBatch, library: Beads, count: int, progress: Progress | None = None) -> Candidates:
+        """Find the poses and conformations of the lowest misfit at the current gain.
+
+        Parameters
+        ----------
+        batch
+            b images, with windows.
+        library
+            L conformations.
+        count
+            k, how many are wanted.
+        progress
+            Told of images times conformations.
+        """
+        return self._scan(batch, library, count, progress or Silent(), normalised=False)
+
+    def lowest_normalised(
+        self, batch: ParticleBatch, library: Beads, count: int, progress: Progress | None = None
+    ) -> Candidates:
+        """Likewise at the best scale of each image and pose, before a gain is known.
+
+        The power of projections is averaged over in-plane angles.
+        """
+        return self._scan(batch, library, count, progress or Silent(), normalised=True)
+
+    def _scan(
+        self, batch: ParticleBatch, library: Beads, count: int, progress: Progress, *, normalised: bool
+    ) -> Candidates:
+        if not bool(self.fits(library).all()):
+            raise ValueError("a conformation is larger than the scan was made for")
+        device = self.transform.device
+        values = torch.full((len(batch), count), torch.inf, device=device)
+        codes = torch.zeros((len(batch), count), dtype=torch.int64, device=device)
+        gain = self.likelihood.gain[batch.optics_group].float()[:, None]
+        power = self.transform.power(batch)
+        crosses = [self.transform.cross(batch, shift) for shift in range(len(self.transform.shifts))]
+        if not normalised:
+            crosses = [-gain * cross for cross in crosses]
+            power = 0.5 * gain.square()[..., None, None] * power
+        for number in range(len(library.positions)):
+            one = Beads(library.positions[number : number + 1], library.amplitude, library.width)
+            templates = ring_templates(one, self.grid, self.transform, self.kernels, power.shape[1])
+            for shift, cross in enumerate(crosses):
+                first = (number * len(crosses) + shift) * len(self.grid)
+                self._compare(cross, power, templates, values, codes, first, normalised=normalised)
+            progress.advance(len(batch))
+        return self._candidates(batch, values, codes)
+
+    def _compare(
+        self,
+        cross: Tensor,
+        power: Tensor,
+        templates: RingTemplates,
+        values: Tensor,
+        codes: Tensor,
+        first: int,
+        *,
+        normalised: bool,
+    ) -> None:
+        """Compare images with one conformation at one shift, block by block."""
+        at_once = max(NUMBERS_AT_ONCE // (2 * len(templates.real) * self.grid.directions), 1)
+        for start in range(0, len(cross), at_once):
+            rows = slice(start, start + at_once)
+            series = self._series(cross[rows], templates)
+            cost = torch.einsum("bk,kn->bn", power[rows, 0, 0], templates.power[0, 0])
+            if not normalised:
+                self._add_power(series, cost, power[rows], templates)
+            even, odd = self._sums(series)
+            self.kernels.keep_lowest(even, odd, cost if normalised else None, values[rows], codes[rows], first)
+
+    def _series(self, cross: Tensor, templates: RingTemplates) -> Tensor:
+        """Coefficients of the Fourier series of the cross term: (M + 1, 2, b, N)."""
+        directions = self.grid.directions
+        series = cross.new_empty(len(templates.real), 2, len(cross), directions)
+        start = 0
+        for m, (real, imaginary) in enumerate(zip(templates.real, templates.imaginary, strict=True)):
+            harmonics = cross[:, start : start + len(real)]
+            torch.mm(harmonics, real, out=series[m, 0])
+            torch.mm(harmonics, imaginary, out=series[m, 1])
+            start += len(real)
+        return series
+
+    def _add_power(self, series: Tensor, cost: Tensor, power: Tensor, templates: RingTemplates) -> None:
+        """Add the power of projections, whose harmonics are even; the mean is known."""
+        series[0, 0] += cost
+        for n in range(1, min(power.shape[1], (len(series) + 1) // 2)):
+            (real, imaginary), (along, across) = power[:, n].unbind(1), templates.power[n]
+            series[2 * n, 0] += real @ along - imaginary @ across
+            series[2 * n, 1] += real @ across + imaginary @ along
+
+    def _sums(self, series: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum series over even and over odd harmonics at half the in-plane angles, each (angles / 2, b, N)."""
+        shape = (self.grid.in_plane // 2, *series.shape[2:])
+        even, odd = (
+            (self.waves[parity] @ series[parity::2].reshape(self.waves[parity].shape[1], -1)).view(shape)
+            for parity in (0, 1)
+        )
+        return even, odd
+
+    def _waves(self) -> list[Tensor]:
+        """Matrices (angles / 2, 2 harmonics) that evaluate series, of even and of odd harmonics."""
+        half = torch.from_numpy(self.grid.angles[: self.grid.in_plane // 2])
+        order = torch.arange(self.transform.rings.highest + 1)
+        turns = half[:, None] * order
+        waves = torch.stack([turns.cos(), -turns.sin()], dim=2).float().to(self.transform.device)
+        return [waves[:, parity::2].flatten(1).contiguous() for parity in (0, 1)]
+
+    def _candidates(self, batch: ParticleBatch, values: Tensor, codes: Tensor) -> Candidates:
+        """Tell which poses and conformations codes stand for."""
+        numbers = codes.cpu().numpy()
+        pose, angle = np.divmod(numbers, self.grid.in_plane)
+        rest, direction = np.divmod(pose, self.grid.directions)
+        conformation, shift = np.divmod(rest, len(self.transform.shifts))
+        rotation = torch.from_numpy(self.grid.rotations(direction, angle)).to(values)
+        every = torch.stack([self.transform.shift(number, batch) for number in range(len(self.transform.shifts))], 1)
+        chosen = torch.from_numpy(shift).to(values.device)[..., None].expand(-1, -1, 2)
+        return Candidates(rotation, every.gather(1, chosen), torch.from_numpy(conformation).to(values.device), values)
+
+
+def shift_lattice(shift_range: float, shift_step: float, sample: float) -> NDArray[np.int64]:
+    """Displacements to try, nearest first, in samples of `sample` Å: shape (t, 2), (x, y)."""
+    step = max(round(shift_step / sample), 1)
+    reach = int(shift_range / (step * sample))
+    along = step * np.arange(-reach, reach + 1)
+    lattice = np.stack(np.meshgrid(along, along, indexing="xy"), axis=-1).reshape(-1, 2)
+    length = np.hypot(lattice[:, 0], lattice[:, 1])
+    order: Sequence[int] = np.argsort(length, kind="stable").tolist()
+    kept = [number for number in order if length[number] * sample <= shift_range + 1e-6]
+    return lattice[kept].astype(np.int64)

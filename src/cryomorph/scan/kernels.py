@@ -1,0 +1,57 @@
+"""What a scan computes besides matrix products, and which engine does it."""
+
+import importlib
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from cryomorph.gridding.transfer import Engine, resolve
+
+
+class Kernels(Protocol):
+    """The two operations, by one of the engines."""
+
+    def project(self, radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor, table: Tensor) -> Tensor:
+        """Angular harmonics of the Fourier transforms of projected beads: `Σ_b a_b(k) J_m(κ r_b) e^{imφ_b}`.
+
+        Parameters
+        ----------
+        radius, angle
+            Polar coordinates of the beads in each direction, Å and radians, shape (directions, B).
+        amplitude
+            Of each bead on each ring, shape (B, K).
+        wavenumber
+            κ = 2πk of the rings in 1/Å, shape (K,).
+        table
+            `J_m` at steps of `TABLE_STEP`, shape (arguments, M + 1).
+
+        Returns
+        -------
+        Tensor (directions, 2, K, M + 1)
+            Real and imaginary parts.
+        """
+
+    def keep_lowest(
+        self, even: Tensor, odd: Tensor, power: Tensor | None, values: Tensor, codes: Tensor, first: int
+    ) -> None:
+        """Merge new values into the lowest so far, in place.
+
+        Parameters
+        ----------
+        even, odd
+            The sum over even and that over odd harmonics at the first half of the in-plane angles; half a turn on, the
+            odd ones change their sign. Shape (angles / 2, b, directions).
+        power
+            If None the values are the sums. Else the sums are cross terms c and the values `-max(c, 0)² / 2 power`,
+            the misfit at the best scale of each; shape (b, directions).
+        values
+            The lowest so far, ascending, shape (b, k).
+        codes
+            Which they are, int64, shape (b, k). Angle number a of direction d is `first + d angles + a`.
+        """
+
+
+def kernels(engine: Engine, device: torch.device) -> Kernels:
+    """Return the engine that was asked for, or the best one for a device; see `resolve`."""
+    return cast(Kernels, importlib.import_module(f"cryomorph.scan._{resolve(engine, device)}"))
