@@ -171,6 +171,16 @@ def test_each_optics_group_has_its_own_gain():
     assert not likelihood.power_sum.any()
 
 
+def test_an_image_counts_for_the_gain_by_its_share():
+    batch, beads = make_batch(24, images=4), make_beads(4)
+    likelihood, share = Direct(DirectSettings(), 1), torch.tensor([0.5, 0.25, 0.0, 1.0], dtype=torch.float64)
+    cross, power = likelihood.terms(beads, batch.rotation, batch.shift, batch)
+    with_share = likelihood(beads, batch.rotation, batch.shift, batch, share)
+    np.testing.assert_allclose(likelihood.cross_sum, [float(share @ cross)], rtol=1e-5)
+    np.testing.assert_allclose(likelihood.power_sum, [float(share @ power)], rtol=1e-5)
+    assert torch.equal(with_share, likelihood.misfit(cross, power, batch))
+
+
 @pytest.mark.parametrize(
     ("cross", "power", "expected"),
     [

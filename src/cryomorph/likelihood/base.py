@@ -139,22 +139,49 @@ class Likelihood(nn.Module, ABC):
             `⟨y, h * v⟩` and `‖h * v‖²`, at gain 1.
         """
 
-    def forward(self, beads: Beads, rotation: Tensor, shift: Tensor, batch: ParticleBatch) -> Tensor:
-        """Return the misfit of each image at the current gain, shape (b,); a scale of its own costs its prior."""
+    def forward(
+        self, beads: Beads, rotation: Tensor, shift: Tensor, batch: ParticleBatch, share: Tensor | None = None
+    ) -> Tensor:
+        """Return the misfit of each image, and add its terms to the sums that determine the gain.
+
+        Parameters
+        ----------
+        beads, rotation, shift, batch
+            As in `terms`.
+        share
+            What each image counts in the sums, shape (b,), for instance the probability of its pose; default 1.
+
+        Returns
+        -------
+        Tensor (b,)
+            In nats.
+        """
         cross, model_power = self.terms(beads, rotation, shift, batch)
         with torch.no_grad():
-            self.cross_sum.index_add_(0, batch.optics_group, cross.double())
-            self.power_sum.index_add_(0, batch.optics_group, model_power.double())
+            for total, term in ((self.cross_sum, cross), (self.power_sum, model_power)):
+                counted = term if share is None else share * term
+                total.index_add_(0, batch.optics_group, counted.double())
+        return self.misfit(cross, model_power, batch)
+
+    def misfit(self, cross: Tensor, model_power: Tensor, batch: ParticleBatch) -> Tensor:
+        """Return the misfit at the current gain that terms (b,) stand for, shape (b,); a scale of its own costs."""
         gain = self.gain[batch.optics_group].to(cross.dtype)
-        spread = self.settings.scale_spread * gain
         if self.settings.scale_spread == 0:
             return 0.5 * gain.square() * model_power - gain * cross
+        spread = self.settings.scale_spread * gain
         with torch.no_grad():  # at the best scale the misfit does not change with it
             # Written so that a gain of 0 leaves no room for a scale.
             scale = (cross * spread.square() + gain) / (model_power * spread.square() + 1)
             scale.clamp_(min=0.0)
             prior = 0.5 * ((scale - gain) / spread.clamp(min=torch.finfo(spread.dtype).tiny)).square()
         return 0.5 * scale.square() * model_power - scale * cross + prior
+
+    def normalised_misfit(self, cross: Tensor, model_power: Tensor) -> Tensor:
+        """Return the misfit at the best scale that is not negative, whatever the gain; any shape.
+
+        It ranks poses before a gain is known.
+        """
+        return -0.5 * cross.clamp(min=0).square() / model_power.clamp(min=torch.finfo(model_power.dtype).tiny)
 
     def transfer(self, batch: ParticleBatch, box: int) -> Tensor:
         """Signal in each coefficient of `image_coefficients`, `h` times the calibrated signal; (b, 2K + 1, K + 1)."""

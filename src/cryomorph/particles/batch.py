@@ -45,6 +45,23 @@ class ParticleBatch:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __getitem__(self, rows: Tensor) -> Self:
+        """Return some of the particles, by their numbers (k,) in the batch; numbers may repeat."""
+
+        def take(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
+
+        return type(self)(
+            index=self.index[rows],
+            image=take(self.image),
+            pixel_size=self.pixel_size[rows],
+            optics_group=self.optics_group[rows],
+            rotation=take(self.rotation),
+            shift=self.shift[rows],
+            ctf=self.ctf[rows],
+            statistic=take(self.statistic),
+        )
+
     def to(self, device: torch.device) -> Self:
         """Return a copy on another device."""
 
