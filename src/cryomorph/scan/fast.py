@@ -6,6 +6,7 @@ the image, astigmatic or not, go into the same series.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from cryomorph.errors import InputError
 from cryomorph.likelihood.matched_filter import MatchedFilter
 from cryomorph.particles.batch import ParticleBatch
-from cryomorph.progress import Progress, Silent
+from cryomorph.progress import Progress
 from cryomorph.scan.candidates import Candidates
 from cryomorph.scan.grid import ProductGrid
 from cryomorph.scan.images import RingTransform
@@ -25,6 +26,25 @@ from cryomorph.structure.beads import Beads
 
 NUMBERS_AT_ONCE = 2**22
 """Coefficients of a block of images and directions: few enough for a cache, many enough for a matrix product."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanImages:
+    """Some images as a scan sees them.
+
+    Attributes
+    ----------
+    batch
+        b particles.
+    crosses
+        Their harmonics, shape (b, columns), at each of the shifts.
+    power
+        What the power of projections costs in them, shape (b, harmonics, 2, K).
+    """
+
+    batch: ParticleBatch
+    crosses: list[Tensor]
+    power: Tensor
 
 
 class RingScan:
@@ -85,13 +105,18 @@ class RingScan:
         fits: Tensor = beads.positions.norm(dim=-1).amax(1) <= self.radius
         return fits
 
-    def lowest(self, batch: ParticleBatch, library: Beads, count: int, progress: Progress | None = None) -> Candidates:
+    def see(self, batch: ParticleBatch) -> ScanImages:
+        """Make ready what a scan needs of images, whatever they are compared with."""
+        crosses = [self.transform.cross(batch, shift) for shift in range(len(self.transform.shifts))]
+        return ScanImages(batch, crosses, self.transform.power(batch))
+
+    def lowest(self, images: ScanImages, library: Beads, count: int, progress: Progress | None = None) -> Candidates:
         """Find the poses and conformations of the lowest misfit at the current gain.
 
         Parameters
         ----------
-        batch
-            b images, with windows.
+        images
+            What `see` returned of b images.
         library
             L conformations.
         count
@@ -99,38 +124,44 @@ class RingScan:
         progress
             Told of images times conformations.
         """
-        return self._scan(batch, library, count, progress or Silent(), normalised=False)
+        gain = self.likelihood.gain[images.batch.optics_group].float()[:, None]
+        crosses = [-gain * cross for cross in images.crosses]
+        power = 0.5 * gain.square()[..., None, None] * images.power
+        return self._scan(images.batch, crosses, power, library, count, progress, normalised=False)
 
     def lowest_normalised(
-        self, batch: ParticleBatch, library: Beads, count: int, progress: Progress | None = None
+        self, images: ScanImages, library: Beads, count: int, progress: Progress | None = None
     ) -> Candidates:
         """Likewise at the best scale of each image and pose, before a gain is known.
 
         The power of projections is averaged over in-plane angles.
         """
-        return self._scan(batch, library, count, progress or Silent(), normalised=True)
+        return self._scan(images.batch, images.crosses, images.power, library, count, progress, normalised=True)
 
     def _scan(
-        self, batch: ParticleBatch, library: Beads, count: int, progress: Progress, *, normalised: bool
+        self,
+        batch: ParticleBatch,
+        crosses: list[Tensor],
+        power: Tensor,
+        library: Beads,
+        count: int,
+        progress: Progress | None,
+        *,
+        normalised: bool,
     ) -> Candidates:
         if not bool(self.fits(library).all()):
             raise ValueError("a conformation is larger than the scan was made for")
         device = self.transform.device
         values = torch.full((len(batch), count), torch.inf, device=device)
         codes = torch.zeros((len(batch), count), dtype=torch.int64, device=device)
-        gain = self.likelihood.gain[batch.optics_group].float()[:, None]
-        power = self.transform.power(batch)
-        crosses = [self.transform.cross(batch, shift) for shift in range(len(self.transform.shifts))]
-        if not normalised:
-            crosses = [-gain * cross for cross in crosses]
-            power = 0.5 * gain.square()[..., None, None] * power
         for number in range(len(library.positions)):
             one = Beads(library.positions[number : number + 1], library.amplitude, library.width)
             templates = ring_templates(one, self.grid, self.transform, self.kernels, power.shape[1])
             for shift, cross in enumerate(crosses):
                 first = (number * len(crosses) + shift) * len(self.grid)
                 self._compare(cross, power, templates, values, codes, first, normalised=normalised)
-            progress.advance(len(batch))
+            if progress is not None:
+                progress.advance(len(batch))
         return self._candidates(batch, values, codes)
 
     def _compare(

@@ -1,7 +1,5 @@
 """Images on rings: angular harmonics of matched-filtered windows, and what the power of a projection costs."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import scipy.sparse
 import torch
@@ -22,24 +20,6 @@ HARMONICS = 12
 """Highest harmonic, in turns per half circle, of the squared contrast transfer that is kept."""
 AT_ONCE = 64
 """Images whose contrast transfer is computed at a time."""
-
-
-@dataclass(frozen=True, eq=False)
-class RingImages:
-    """Some images as a scan sees them.
-
-    Attributes
-    ----------
-    cross : Tensor (b, columns)
-        Harmonics times quadrature weights. For each m from 0 to M the real, then the imaginary parts on the rings of
-        `Rings.of_harmonic(m)`, twofold for m > 0.
-    power : Tensor (b, harmonics, 2, K)
-        What `|V|²` on the rings is multiplied by: real and imaginary parts of harmonics 0, 2, 4, ... of the squared
-        contrast transfer in units of the noise, twofold but for the first; one harmonic if there is no astigmatism.
-    """
-
-    cross: Tensor
-    power: Tensor
 
 
 class RingTransform:
@@ -84,7 +64,14 @@ class RingTransform:
         return batch.shift + step[:, None] * torch.from_numpy(self.shifts[number]).to(batch.shift)
 
     def cross(self, batch: ParticleBatch, shift: int) -> Tensor:
-        """Return the harmonics of a batch with one of the shifts taken back; see `RingImages`."""
+        """Return the harmonics of images, times quadrature weights, with one of the shifts taken back.
+
+        Returns
+        -------
+        Tensor (b, columns)
+            For each m from 0 to M the real, then the imaginary parts on the rings of `Rings.of_harmonic(m)`, twofold
+            for m > 0.
+        """
         if batch.statistic is None:
             raise ValueError("a scan needs the windows that the likelihood prepared")
         samples = torch.nn.functional.pad(batch.statistic.float(), (0, 1))[:, self.places[shift]]
@@ -97,7 +84,14 @@ class RingTransform:
         return harmonics
 
     def power(self, batch: ParticleBatch) -> Tensor:
-        """Return what the power of projections costs in each image of a batch; see `RingImages`."""
+        """Return what `|V|²` of a projection is multiplied by, on the rings, to be its power in an image.
+
+        Returns
+        -------
+        Tensor (b, harmonics, 2, K)
+            Real and imaginary parts of harmonics 0, 2, 4, ... of the squared contrast transfer in units of the noise,
+            twofold but for the first; one harmonic only if there is no astigmatism in the batch.
+        """
         astigmatic = bool((batch.ctf.defocus_u != batch.ctf.defocus_v).any())
         matrices = self._interpolation(1 + HARMONICS if astigmatic else 1)
         parts = []
@@ -144,7 +138,7 @@ class RingTransform:
         return torch.searchsorted(sizes, batch.pixel_size).clamp(max=len(sizes) - 1)
 
     def _matrix(self, step: float) -> Tensor:
-        """From the samples of a window to `RingImages.cross`, shape (samples, columns)."""
+        """From the samples of a window to the columns of `cross`, shape (samples, columns)."""
         rings, rows = self.rings, self.windows.rows
         x, y = _positions(self.windows, step)
         r, angle = np.hypot(x, y), np.arctan2(y, x)
