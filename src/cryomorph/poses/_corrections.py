@@ -22,11 +22,11 @@ class CorrectionSettings(Settings):
     """How far poses are expected to be off, and how fast corrections are learned."""
 
     rotation_spread: float = Field(
-        5.0, gt=0, le=60, description="degrees about each axis, standard deviation of the rotations' errors"
+        3.0, gt=0, le=60, description="degrees about each axis, standard deviation of the rotations' errors"
     )
     shift_spread: float = Field(1.0, gt=0, description="Å along each axis, standard deviation of the shifts' errors")
     learning_rate: float = Field(
-        0.4, gt=0, description="of the corrections, in units of the spreads; a row is touched once an epoch only"
+        0.5, gt=0, description="of the corrections, in units of the spreads; a row is touched once an epoch only"
     )
 
 
