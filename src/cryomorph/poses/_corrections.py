@@ -26,7 +26,7 @@ class CorrectionSettings(Settings):
     )
     shift_spread: float = Field(1.0, gt=0, description="Å along each axis, standard deviation of the shifts' errors")
     learning_rate: float = Field(
-        0.5, gt=0, description="of the corrections, in units of the spreads; a row is touched once an epoch only"
+        0.8, gt=0, description="of the corrections, in units of the spreads; a row is touched once an epoch only"
     )
 
 
