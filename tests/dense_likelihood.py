@@ -52,20 +52,25 @@ def coarse_beads(images: int = 3, beads: int = 5, seed: int = 1) -> Beads:
 
 def dense_misfit(positions: np.ndarray, beads: Beads, gain: np.ndarray, batch: ParticleBatch) -> np.ndarray:
     """`½‖y - s h * v‖² - ½‖y‖²` of each image (b,) at the poses of the batch, for bead positions (b, B, 3)."""
+    observed, model = batch.image.double().numpy(), dense_images(positions, beads, gain, batch)
+    return 0.5 * (np.square(observed - model) - np.square(observed)).sum((1, 2))
+
+
+def dense_images(positions: np.ndarray, beads: Beads, gain: np.ndarray, batch: ParticleBatch) -> np.ndarray:
+    """Images (b, D, D) without noise of bead positions (b, B, 3) at the poses of the batch."""
     amplitude, width = beads.amplitude.double().numpy(), beads.width.double().numpy()
-    misfit = []
-    for i, image in enumerate(batch.image.double().numpy()):
-        seen = positions[i] @ batch.rotation[i].double().numpy().T
+    box, images = batch.image.shape[-1], []
+    for i, place in enumerate(positions):
+        seen = place @ batch.rotation[i].double().numpy().T
         x, y = (seen[:, axis] + float(batch.shift[i, axis]) for axis in (0, 1))
-        box, pixel = len(image), float(batch.pixel_size[i])
+        pixel = float(batch.pixel_size[i])
         in_x, in_y = _periodic_gaussian(x, width, box, pixel), _periodic_gaussian(y, width, box, pixel)
         projection = np.einsum("b,by,bx->yx", amplitude, in_y, in_x)
         parameters = {name: float(value[i]) for name, value in vars(batch.ctf).items()}
         frequency = np.fft.fftfreq(box, pixel)
         transfer = _ctf(frequency[None], frequency[:, None], **parameters)
-        model = gain[batch.optics_group[i]] * np.fft.ifft2(np.fft.fft2(projection) * transfer).real
-        misfit.append(0.5 * np.square(image - model).sum() - 0.5 * np.square(image).sum())
-    return np.array(misfit)
+        images.append(gain[batch.optics_group[i]] * np.fft.ifft2(np.fft.fft2(projection) * transfer).real)
+    return np.array(images)
 
 
 def dense_gradient(beads: Beads, gain: np.ndarray, batch: ParticleBatch, step: float = 0.01) -> np.ndarray:

@@ -72,22 +72,19 @@ class ShellSums:
         return cls(*(torch.zeros(groups, shells, dtype=torch.float64, device=device) for _ in range(4)))
 
     def add(self, reconstruction: Reconstruction, x: Tensor, batch: ParticleBatch) -> None:
-        """Add the images of a batch, compared with their conformations (b, n, 3) at their poses."""
+        """Add the images of a batch, compared with their conformations (b, n, 3) at their best poses."""
         if batch.image is None:
             raise ValueError("calibration needs the images of the batch")
         box = batch.image.shape[-1]
         group, image = batch.optics_group, image_coefficients(batch.image)
         beads = reconstruction.beads(x)
-        measure = reconstruction.poses(batch, beads, reconstruction.likelihood)
         transfer = contrast_transfer(batch, box)
+        points = project(beads.positions, *reconstruction.poses.best(batch))
+        model = projection_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box) * transfer
         self.count.index_add_(0, group, _shell_sums(torch.ones_like(transfer), box) * box**2)
         self.image_power.index_add_(0, group, _shell_sums(image.abs().square(), box))
-        for pose in range(measure.weight.shape[1]):
-            points = project(beads.positions, measure.rotation[:, pose], measure.shift[:, pose])
-            model = projection_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box) * transfer
-            share = measure.weight[:, pose, None]
-            self.cross.index_add_(0, group, share * _shell_sums((image.conj() * model).real, box))
-            self.model_power.index_add_(0, group, share * _shell_sums(model.abs().square(), box))
+        self.cross.index_add_(0, group, _shell_sums((image.conj() * model).real, box))
+        self.model_power.index_add_(0, group, _shell_sums(model.abs().square(), box))
 
 
 def _shell_sums(values: Tensor, box: int) -> Tensor:
@@ -117,7 +114,7 @@ def gather_sums(
     images
         How many of them, spread over optics groups, in all processes together.
     owned
-        Which of the particles are this process's, shape (m,).
+        Which of the particles are this process's and have poses, shape (m,).
     device
         Where to compute.
     progress

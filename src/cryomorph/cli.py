@@ -31,7 +31,10 @@ app = typer.Typer(
 )
 
 Particles = Annotated[
-    Path | None, typer.Argument(help="RELION .star or cryoSPARC .cs file, with CTF and poses.", show_default=False)
+    Path | None,
+    typer.Argument(
+        help="RELION .star or cryoSPARC .cs file, with CTF, and poses unless --poses finds them.", show_default=False
+    ),
 ]
 Run = Annotated[Path, typer.Argument(help="Run folder that train wrote.", show_default=False)]
 IndicesFile = Annotated[
@@ -94,6 +97,12 @@ def train(
     ] = None,
     latent_prior: Annotated[float | None, _option("Strength of the latents' normal prior [default: 1].")] = None,
     poses: Annotated[str | None, _option(f"Where poses come from: {_kinds(pose_sources)} [default: known].")] = None,
+    shift_range: Annotated[
+        float | None, _option("Search particles up to this far, in Å, from where the file says [default: 0].", min=0)
+    ] = None,
+    library: Annotated[
+        list[Path] | None, _option("Another model of the same residues to compare images with; can be repeated.")
+    ] = None,
     likelihood: Annotated[
         str | None, _option(f"How images are compared: {_kinds(likelihoods)} [default: matched_filter].")
     ] = None,
@@ -140,6 +149,8 @@ def train(
         "beads": beads,
         "decoder.latent_dim": latent_dim,
         "latent_prior": latent_prior,
+        "search.shift_range": shift_range,
+        "search.models": [str(path) for path in library] if library else None,
         "calibration.shells": calibration,
         "priors.strength": prior_strength,
         "priors.terms.log_distance.weight": r2,
@@ -165,6 +176,8 @@ def train(
         raise InputError("--out is missing: the folder to write the run into")
     source = f"{config} and command line" if config else "command line"
     resolved = parse_config(settings, source).resolved()
+    if (library or shift_range is not None) and resolved.poses.model_dump()["kind"] != "search":
+        raise InputError("--shift-range and --library are for --poses search")
     run = run_training(resolved, out, resume=resume, progress=ProgressBar())
     say(f"run complete: {run.path}")
 

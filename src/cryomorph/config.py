@@ -1,12 +1,13 @@
 """The configuration of a run: YAML to settings, settings to objects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 import cryomorph.conformations
@@ -19,6 +20,7 @@ from cryomorph.components import Settings, discover
 from cryomorph.conformations.base import ConformationModel
 from cryomorph.errors import InputError
 from cryomorph.files import write_text
+from cryomorph.geometry import superpose
 from cryomorph.hardware import HardwareSettings
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import Likelihood
@@ -26,6 +28,7 @@ from cryomorph.particles.stack import ParticleStack
 from cryomorph.poses.base import PoseSource
 from cryomorph.priors.base import Prior, PriorSettings
 from cryomorph.reconstruction import Reconstruction
+from cryomorph.search.joint import SearchSettings
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.frame import place_template
 from cryomorph.structure.model import Template, read_template
@@ -126,6 +129,7 @@ class RunConfig(Settings):
     beads: Literal["ca", "residue", "atom"] = "residue"
     latent_prior: float = Field(1.0, ge=0, description="what a nat of the latents' prior counts")
     priors: PriorsConfig = Field(default_factory=PriorsConfig)
+    search: SearchSettings = Field(default_factory=SearchSettings)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     hardware: HardwareSettings = Field(default_factory=HardwareSettings)
@@ -146,6 +150,7 @@ class RunConfig(Settings):
             update={
                 "particles": self.particles.model_copy(update=particles),
                 "template": self.template.model_copy(update={"path": self.template.path.absolute()}),
+                "search": self.search.model_copy(update={"models": tuple(m.absolute() for m in self.search.models)}),
             }
         )
 
@@ -293,6 +298,27 @@ def build_reconstruction(config: RunConfig, template: Template, groups: int, par
 def needs_poses(config: RunConfig) -> bool:
     """Tell whether the particles of a configuration must come with poses."""
     return bool(component("poses", _kind(config.poses)).needs_poses)
+
+
+def open_models(paths: Sequence[Path], template: Template) -> NDArray[np.float64]:
+    """Read models of the template's residues and superpose them on it; coordinates (k, n, 3) in Å.
+
+    Raises
+    ------
+    InputError
+        If one has other residues.
+    """
+    placed = np.empty((len(paths), len(template), 3))
+    for number, path in enumerate(paths):
+        model = read_template(path)
+        if len(model) != len(template):
+            raise InputError(
+                f"{path}: has {len(model)} residues, the template {len(template)}: models of --library must be of the "
+                "same residues"
+            )
+        rotation, translation = superpose(model.coordinates, template.coordinates)
+        placed[number] = model.coordinates @ rotation.T + translation
+    return placed
 
 
 def build_latents(config: RunConfig, latent_dim: int, particles: int) -> Latents:

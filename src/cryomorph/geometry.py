@@ -191,10 +191,47 @@ def superpose(mobile: Array, target: Array) -> tuple[Array, Array]:
     translation : array (..., 3)
         `mobile @ rotation.T + translation` lies on `target`.
     """
-    centre_m, centre_t = mobile.mean(-2, keepdims=True), target.mean(-2, keepdims=True)
-    covariance = np.swapaxes(target - centre_t, -1, -2) @ (mobile - centre_m)
-    rotation = nearest_rotation(covariance)
+    share = np.full(mobile.shape[-2], 1 / mobile.shape[-2])
+    return _superpose_weighted(mobile, target, share)
+
+
+def _superpose_weighted(mobile: Array, target: Array, share: Array) -> tuple[Array, Array]:
+    """Superpose with weights (..., n) that sum to one."""
+    centre_m, centre_t = ((share[..., None] * x).sum(-2, keepdims=True) for x in (mobile, target))
+    covariance = np.swapaxes(share[..., None] * (target - centre_t), -1, -2) @ (mobile - centre_m)
+    u, _, vt = np.linalg.svd(covariance)
+    u[..., :, 2] *= np.sign(np.linalg.det(u @ vt))[..., None]
+    rotation = u @ vt
     translation = (centre_t - centre_m @ np.swapaxes(rotation, -1, -2))[..., 0, :]
+    return rotation, translation
+
+
+def superpose_core(mobile: Array, target: Array, *, scale: float = 2.0, rounds: int = 10) -> tuple[Array, Array]:
+    """Rigid superposition by what hardly differs: least squares with weights `1 / (1 + (distance / scale)²)` (Cauchy).
+
+    Parts that moved as a whole count little, so that the rest comes to lie on the target, like the core of a molecule
+    whose arms moved.
+
+    Parameters
+    ----------
+    mobile, target
+        Coordinates in Å, shapes (k, n, 3) and (n, 3); roughly superposed.
+    scale
+        Å at which a weight is a half.
+    rounds
+        Of weighing and superposing again.
+
+    Returns
+    -------
+    rotation : array (k, 3, 3)
+    translation : array (k, 3)
+        `mobile @ rotation.T + translation` lies on `target`.
+    """
+    rotation, translation = np.broadcast_to(np.eye(3), (len(mobile), 3, 3)), np.zeros((len(mobile), 3))
+    for _ in range(rounds):
+        moved = mobile @ np.swapaxes(rotation, -1, -2) + translation[:, None]
+        weight = 1 / (1 + np.square(moved - target).sum(-1) / scale**2)
+        rotation, translation = _superpose_weighted(mobile, target, weight / weight.sum(-1, keepdims=True))
     return rotation, translation
 
 

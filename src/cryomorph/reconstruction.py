@@ -58,23 +58,29 @@ class Reconstruction(nn.Module):
             beads = self.beads(x)
             measure = self.poses(batch, beads, self.likelihood)
             return {
-                "misfit": self._expected_misfit(beads, measure, batch),
-                "geometry": self.strength * self._geometry(x),
+                "misfit": self.expected_misfit(beads, measure, batch),
+                "geometry": self.geometry(x),
             }
+
+    def geometry(self, x: Tensor) -> Tensor:
+        """Return the geometric priors' cost of conformations in nats, whatever the images say, shape (b,).
+
+        Parameters
+        ----------
+        x
+            Residue coordinates in Å, shape (b, n, 3).
+        """
+        total = x.new_zeros(len(x))
+        for weight, prior in zip(self.prior_weights, self.priors, strict=True):
+            total = total + weight * prior(x)
+        return self.strength * total
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the weights that all particles share: those of everything but the poses."""
         return [weight for name, weight in self.named_parameters() if not name.startswith("poses.")]
 
-    def _expected_misfit(self, beads: Beads, measure: PoseMeasure, batch: ParticleBatch) -> Tensor:
-        misfits = [
-            self.likelihood(beads, rotation, shift, batch)
-            for rotation, shift in zip(measure.rotation.unbind(1), measure.shift.unbind(1), strict=True)
-        ]
+    def expected_misfit(self, beads: Beads, measure: PoseMeasure, batch: ParticleBatch) -> Tensor:
+        """Return the misfit of each image, expected over its poses, shape (b,); poses count for the gain likewise."""
+        atoms = zip(*(part.unbind(1) for part in (measure.rotation, measure.shift, measure.weight)), strict=True)
+        misfits = [self.likelihood(beads, rotation, shift, batch, weight) for rotation, shift, weight in atoms]
         return (measure.weight * torch.stack(misfits, dim=1)).sum(1)
-
-    def _geometry(self, x: Tensor) -> Tensor:
-        total = x.new_zeros(len(x))
-        for weight, prior in zip(self.prior_weights, self.priors, strict=True):
-            total = total + weight * prior(x)
-        return total

@@ -16,6 +16,7 @@ from cryomorph.errors import InputError
 from cryomorph.evaluation import Evaluation, PoseErrors, Truth, per_image_rmsd, pose_errors, read_truth, summarise
 from cryomorph.export import select_rows, write_conformations
 from cryomorph.files import write_text
+from cryomorph.geometry import superpose_core
 from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.stack import read_table
 from cryomorph.progress import Progress, Silent, track
@@ -91,10 +92,14 @@ class FittedRun:
         return FoundPoses(table.rotation, table.shift, np.zeros(len(table))).take(self.source_index)
 
     def decode(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
-        """Yield (rows, coordinates (b, n, 3) in Å) in batches."""
+        """Yield (rows, coordinates (b, n, 3) in Å) in batches, in the frame that the poses refer to."""
         for part in np.array_split(rows, max(1, -(-len(rows) // DECODE_BATCH))):
             with torch.inference_mode():
-                yield part, self.model(torch.from_numpy(self.latents[part])).numpy()
+                decoded = self.model(torch.from_numpy(self.latents[part])).numpy()
+            if self.found_poses is not None:
+                rotation, translation = superpose_core(decoded, self.template.coordinates)
+                decoded = decoded @ np.swapaxes(rotation, 1, 2) + translation[:, None]
+            yield part, decoded
 
 
 def evaluate(folder: Path, truth_file: Path, *, progress: Progress | None = None) -> Evaluation:

@@ -23,6 +23,7 @@ from cryomorph.particles.loader import epoch_batches, prefetch, spread_over_grou
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
+from cryomorph.search.joint import JointSearch
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ class Trainer:
         Called with each new calibration of Fourier shells, in every process.
     settings, calibration
         Of the optimisation, and of the calibration of Fourier shells.
+    search
+        Of poses that are not known.
     latent_prior
         Strength of the latents' prior against the misfit.
     mixed
@@ -103,6 +106,7 @@ class Trainer:
         settings: TrainingSettings,
         calibration: CalibrationSettings,
         *,
+        search: JointSearch | None = None,
         latent_prior: float,
         mixed: bool = False,
         seed: int,
@@ -115,6 +119,7 @@ class Trainer:
         self.on_calibration = on_calibration
         self.settings = settings
         self.calibration = calibration
+        self.joint_search = search
         self.latent_prior = latent_prior
         self.mixed = mixed
         self.seed = seed
@@ -141,13 +146,26 @@ class Trainer:
             self._source = self.prepare()
         return self._source
 
-    def calibrate(self, progress: Progress | None = None) -> bool:
+    def search(self, progress: Progress | None = None) -> dict[str, float]:
+        """Search poses and conformations of all particles, if it is time; returns what to say about it."""
+        if self.joint_search is None or not self.joint_search.due(self.epoch) or self.epoch == self.settings.epochs:
+            return {}
+        assert self.pose_optimizer is not None
+        self._gather_rows()
+        mine = np.flatnonzero(self.owned.numpy())
+        work = (self.source, mine, self.pose_optimizer, self.latent_optimizer, progress)
+        if self.epoch == 0:
+            self.joint_search.begin(*work)
+            return {"new_poses": 1.0}
+        return {"new_poses": self.joint_search.again(*work)}
+
+    def calibrate(self, progress: Progress | None = None, *, due: bool = False) -> bool:
         """Estimate noise and signal of Fourier shells at the current conformations, if it is time; returns whether.
 
         The gain, whose meaning changes, is estimated from the same images. Batches are prepared anew when they are
         next asked for.
         """
-        asked_for = self.calibration.shells != "none" and self.epoch in self.calibration.epochs
+        asked_for = self.calibration.shells != "none" and (due or self.epoch in self.calibration.epochs)
         if not asked_for or self.epoch == self.settings.epochs:
             return False
         sums = gather_sums(
@@ -155,11 +173,13 @@ class Trainer:
             self.latents,
             self.stack,
             self.calibration.images,
-            self.owned.numpy(),
+            (self.owned & self.reconstruction.poses.known.cpu()).numpy(),
             self.fabric.device,
             progress,
         )
         self._sum_over_processes(sums.count, sums.image_power, sums.cross, sums.model_power)
+        if not sums.count.any():  # no pose is known yet
+            return False
         calibration = calibrate(sums, self.calibration.shells)
         likelihood = self.reconstruction.likelihood
         likelihood.calibration = calibration
@@ -170,7 +190,7 @@ class Trainer:
         return True
 
     def estimate_gain(self) -> None:
-        """Set the gain from the undeformed template, before the first step.
+        """Set the gain before the first step, when conformations are hardly more than the template's.
 
         Raises
         ------
@@ -180,13 +200,14 @@ class Trainer:
         rows = spread_over_groups(self.stack.table.optics_group, GAIN_IMAGES, GAIN_IMAGES_OF_GROUP)
         mine = rows[self.fabric.global_rank :: self.fabric.world_size]
         likelihood = self.reconstruction.likelihood
+        self.latents.eval()
         with torch.no_grad():
             for part in np.array_split(mine, -(-len(mine) // self.settings.batch_size)):
                 batch = self.source.batch(part).to(self.fabric.device)
-                x = self.reconstruction.conformations.template.expand(len(batch), -1, -1)
-                beads = self.reconstruction.beads(x)
-                pose = self.reconstruction.poses(batch, beads, likelihood)
-                likelihood(beads, pose.rotation[:, 0], pose.shift[:, 0], batch)
+                beads = self.reconstruction.beads(self.reconstruction.conformations(self.latents(batch)))
+                measure = self.reconstruction.poses.first_measure(batch, beads, likelihood)
+                self.reconstruction.expected_misfit(beads, measure, batch)
+        self.latents.train()
         self._sum_over_processes(likelihood.cross_sum, likelihood.power_sum)
         scores = likelihood.cross_sum / likelihood.power_sum.clamp(min=1e-30).sqrt()
         score = float(likelihood.cross_sum.sum() / likelihood.power_sum.sum().sqrt())
@@ -247,7 +268,9 @@ class Trainer:
             metrics = self._end_of_epoch()
             seconds = time.monotonic() - started
             rate = sum(map(len, fresh)) * self.fabric.world_size / seconds
-            if self.calibrate(progress):
+            searched = self.search(progress)
+            metrics |= searched
+            if self.calibrate(progress, due=bool(searched)):
                 metrics["calibrated"] = True
             on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})
             on_checkpoint(self.state())
@@ -265,9 +288,7 @@ class Trainer:
         likelihood = self.reconstruction.likelihood
         cross, power, sums = likelihood.cross_sum.clone(), likelihood.power_sum.clone(), self.sums.clone()
         self._sum_over_processes(cross, power, sums)
-        self.latents.gather(self.latent_optimizer, self.owned, self._sum_over_processes)
-        if self.pose_optimizer is not None:
-            self.reconstruction.poses.gather(self.pose_optimizer, self.owned, self._sum_over_processes)
+        self._gather_rows()
         network = self.reconstruction.state_dict()
         network |= {"likelihood.cross_sum": cross, "likelihood.power_sum": power}
         return {
@@ -284,6 +305,11 @@ class Trainer:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
+
+    def _gather_rows(self) -> None:
+        """Bring what each process knows of its own particles to all processes."""
+        self.latents.gather(self.latent_optimizer, self.owned, self._sum_over_processes)
+        self.reconstruction.poses.gather(self.pose_optimizer, self.owned, self._sum_over_processes)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""

@@ -13,12 +13,14 @@ from cryomorph.config import (
     build_latents,
     build_reconstruction,
     needs_poses,
+    open_models,
     open_particles,
     open_template,
     read_config,
 )
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path, read_arrays
+from cryomorph.geometry import superpose_core
 from cryomorph.hardware import make_fabric, mixed_precision
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
@@ -26,10 +28,10 @@ from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.loader import without_images
 from cryomorph.particles.stack import BatchSource, ParticleStack, read_table
 from cryomorph.plots import plot_shells
-from cryomorph.poses.base import PoseSource
 from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
+from cryomorph.search.joint import JointSearch
 from cryomorph.simulate import SimulationSettings, dock, map_frame, simulate
 from cryomorph.structure.model import Template, read_template
 from cryomorph.structure.trajectory import read_ensemble
@@ -92,15 +94,21 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     groups = int(stack.table.optics_group.max()) + 1
     reconstruction = build_reconstruction(config, template, groups, len(stack))
     latents = build_latents(config, reconstruction.conformations.latent_dim, len(stack))
+    search = None
+    if reconstruction.poses.searched:
+        models = open_models(config.search.models, template)
+        search = JointSearch(config.search, reconstruction, latents, stack, template, models, seed=config.seed)
+    room = 0.0 if search is None else config.search.room
     trainer = Trainer(
         fabric,
         reconstruction,
         latents,
         stack,
-        lambda: _prepared(fabric, reconstruction, stack, run.cache, progress),
+        lambda: _prepared(fabric, reconstruction, stack, run.cache, room, progress),
         lambda calibration: _write_calibration(run, calibration, stack) if first_process else None,
         config.training,
         config.calibration,
+        search=search,
         latent_prior=config.latent_prior,
         mixed=mixed_precision(config.hardware, fabric.device),
         seed=config.seed,
@@ -109,8 +117,12 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         trainer.load_state(run.load_checkpoint())
         logger.info("%s: %d of %d epochs are done", run.path, trainer.epoch, config.training.epochs)
     else:
-        trainer.calibrate(progress if first_process else None)
+        bar = progress if first_process else None
+        trainer.search(bar)
+        calibrated = trainer.calibrate(bar)
         trainer.estimate_gain()
+        if not calibrated:  # for the gain, poses were found where there were none
+            trainer.calibrate(bar)
     if first_process:
         run.add_provenance(config.seed, trainer.epoch)
         run.truncate_metrics(trainer.epoch)
@@ -121,7 +133,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     )
     if first_process:
         if reconstruction.poses.finds:
-            run.save_poses(_all_poses(reconstruction.poses, stack, fabric.device))
+            run.save_poses(_all_poses(reconstruction, latents, stack, fabric.device))
         run.save_latents(_all_latents(latents, stack, fabric.device))
     fabric.barrier()
     return run
@@ -219,16 +231,21 @@ def _open_run(run: RunFolder, config: RunConfig, template: Template, stack: Part
 
 
 def _prepared(
-    fabric: Fabric, reconstruction: Reconstruction, stack: ParticleStack, cache: Path, progress: Progress | None
+    fabric: Fabric,
+    reconstruction: Reconstruction,
+    stack: ParticleStack,
+    cache: Path,
+    room: float,
+    progress: Progress | None,
 ) -> BatchSource:
     """Let the likelihood make ready what it makes once: the first process does it, the others find it done."""
     with torch.no_grad():
         beads = reconstruction.beads(reconstruction.conformations.template[None])
     first_process = fabric.global_rank == 0
     if first_process:
-        source = reconstruction.likelihood.prepare(stack, beads, cache, progress)
+        source = reconstruction.likelihood.prepare(stack, beads, cache, progress, room=room)
     fabric.barrier()
-    return source if first_process else reconstruction.likelihood.prepare(stack, beads, cache)
+    return source if first_process else reconstruction.likelihood.prepare(stack, beads, cache, room=room)
 
 
 def _write_calibration(run: RunFolder, calibration: ShellCalibration, stack: ParticleStack) -> None:
@@ -254,12 +271,23 @@ def _all_latents(latents: Latents, stack: ParticleStack, device: torch.device) -
     return torch.cat(parts).float().numpy()
 
 
-def _all_poses(poses: PoseSource, stack: ParticleStack, device: torch.device) -> FoundPoses:
-    poses.eval()
+def _all_poses(
+    reconstruction: Reconstruction, latents: Latents, stack: ParticleStack, device: torch.device
+) -> FoundPoses:
+    """Return all poses, of conformations whose core lies on the template's.
+
+    Images do not tell a molecule that turned from a pose that turned. The part of it that moves least stands still.
+    """
+    poses = reconstruction.poses.eval()
+    latents.eval()
+    template = reconstruction.conformations.template.double().cpu().numpy()
+    parts = []
     with torch.inference_mode():
-        parts = [
-            [part.double().cpu() for part in (*poses.best(batch), poses.entropy(batch))]
-            for batch in without_images(stack, np.arange(len(stack)), device)
-        ]
-    rotation, shift, entropy = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    return FoundPoses(rotation, shift, entropy)
+        for batch in without_images(stack, np.arange(len(stack)), device):
+            x = reconstruction.conformations(latents(batch)).double().cpu().numpy()
+            turn, move = superpose_core(x, template)
+            rotation, shift = (part.double().cpu().numpy() for part in poses.best(batch))
+            rotation = rotation @ np.swapaxes(turn, 1, 2)
+            shift = shift - np.einsum("bij,bj->bi", rotation[:, :2], move)
+            parts.append((rotation, shift, poses.entropy(batch).double().cpu().numpy()))
+    return FoundPoses(*(np.concatenate(part) for part in zip(*parts, strict=True)))

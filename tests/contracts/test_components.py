@@ -284,9 +284,13 @@ def test_likelihood_treats_images_one_by_one(likelihood):
     assert_same(found[1], gradient[order], 1e-5)
 
 
+COARSE = {"esl": {"rotations": 200}}
+"""Settings with which pose sources that look far are quick."""
+
+
 def make_poses(kind):
     cls = component("poses", kind)
-    return cls(cls.Settings(), PARTICLES)
+    return cls(cls.Settings(**COARSE.get(kind, {})), PARTICLES)
 
 
 @pytest.fixture(params=kinds("poses"))

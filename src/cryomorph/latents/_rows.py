@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -39,3 +40,10 @@ class RowLatents(Latents):
     def gather(self, optimizer: Optimizer, owned: Tensor, add_up: Callable[..., None]) -> None:
         """Make every row, and the optimiser's state of it, that of the process that owns the particle."""
         self.table.gather(optimizer, owned, add_up)
+
+    @torch.no_grad()
+    def place(self, optimizer: Optimizer, rows: Tensor, z: Tensor) -> None:
+        """Put particles at z; what else a row holds stays."""
+        others = self.table.weight[rows, self.latent_dim :].clone()
+        self.table.restart(optimizer, rows)
+        self.table.weight[rows] = torch.cat([z, others], dim=1)

@@ -54,3 +54,13 @@ class Latents(nn.Module, ABC):
         add_up
             Adds tensors up over the processes, in place.
         """
+
+    @abstractmethod
+    def place(self, optimizer: Optimizer, rows: Tensor, z: Tensor) -> None:
+        """Put particles `rows` (k,) at z (k, d), from where they are to be optimised afresh.
+
+        Parameters
+        ----------
+        optimizer
+            What `optimizer` returned.
+        """

@@ -95,7 +95,9 @@ class Likelihood(nn.Module, ABC):
             self.register_buffer(name, torch.full((groups,), start, dtype=torch.float64))
         self.calibration: ShellCalibration | None = None
 
-    def prepare(self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None) -> BatchSource:
+    def prepare(
+        self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None, *, room: float = 0.0
+    ) -> BatchSource:
         """Make ready what is made once for all images, and return where batches come from.
 
         Parameters
@@ -108,6 +110,8 @@ class Likelihood(nn.Module, ABC):
             Folder for files that can be made again at any time.
         progress
             Told of every image.
+        room
+            Å beyond the template's beads that conformations and shifts still to be found may need.
 
         Returns
         -------

@@ -96,9 +96,11 @@ class MatchedFilter(Likelihood):
         self._cut_pairs: CutPairs | None = None
         self._placed = torch.zeros(2, dtype=torch.int64)
 
-    def prepare(self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None) -> BatchSource:
+    def prepare(
+        self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None, *, room: float = 0.0
+    ) -> BatchSource:
         """Make the windows of all images, or find them in the cache; see the base class."""
-        reach = float(beads.positions.detach().norm(dim=-1).max()) + self.settings.margin
+        reach = float(beads.positions.detach().norm(dim=-1).max()) + self.settings.margin + room
         pixel_sizes = torch.from_numpy(np.unique(stack.pixel_size.astype(np.float32)))
         windows = _windows(stack.box, pixel_sizes, beads.width, reach)
         self._prepared = windows

@@ -63,6 +63,9 @@ class PoseSource(nn.Module, ABC):
     finds: ClassVar[bool] = True
     """Whether its poses are others than those that the particles came with, and worth writing to a file."""
 
+    searched: ClassVar[bool] = False
+    """Whether its poses are found by `cryomorph.search`, before training and again while it goes on."""
+
     def __init__(self, settings: BaseModel, particles: int) -> None:
         super().__init__()
         self.settings = settings
@@ -73,6 +76,15 @@ class PoseSource(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: ParticleBatch, beads: Beads, likelihood: Likelihood) -> PoseMeasure:
         """Return the pose measure of each particle, given its current conformation and the likelihood."""
+
+    def first_measure(self, batch: ParticleBatch, beads: Beads, likelihood: Likelihood) -> PoseMeasure:
+        """Return the measure that the first gain is estimated with, before there is one; default `forward`'s."""
+        return self.forward(batch, beads, likelihood)
+
+    @property
+    def known(self) -> Tensor:
+        """Which particles have a pose yet, bool, shape (particles,); the others have no part in calibration."""
+        return torch.ones(self.particles, dtype=torch.bool)
 
     def cost(self, batch: ParticleBatch) -> Tensor:
         """Return what the learned poses of each particle cost under their prior, in nats, shape (b,)."""
@@ -102,13 +114,13 @@ class PoseSource(nn.Module, ABC):
         """
         return
 
-    def gather(self, optimizer: Optimizer, owned: Tensor, add_up: Callable[..., None]) -> None:
+    def gather(self, optimizer: Optimizer | None, owned: Tensor, add_up: Callable[..., None]) -> None:
         """Bring what each process knows of its own particles to all processes, before a checkpoint.
 
         Parameters
         ----------
         optimizer
-            What `optimizer` returned; its state is gathered too.
+            What `optimizer` returned; its state, if there is one, is gathered too.
         owned
             Which particles are this process's, bool, shape (particles,).
         add_up

@@ -60,6 +60,7 @@ class RefinedPoses(PoseSource):
         """Take out what a motion of the molecule, common to all particles, would do as well."""
         self.corrections.remove_common(((batch.index, given_poses(batch)[0]) for batch in own), add_up)
 
-    def gather(self, optimizer: Optimizer, owned: Tensor, add_up: Callable[..., None]) -> None:
+    def gather(self, optimizer: Optimizer | None, owned: Tensor, add_up: Callable[..., None]) -> None:
         """Make every correction that of the process that owns the particle."""
+        assert optimizer is not None
         self.corrections.gather(optimizer, owned, add_up)

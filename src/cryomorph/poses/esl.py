@@ -1,0 +1,111 @@
+"""Poses by ellipsoidal support lifting (paper A, algorithm 1)."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cryomorph.components import Settings
+from cryomorph.likelihood.base import Likelihood
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.poses.base import PoseMeasure, PoseSource
+from cryomorph.scan.candidates import Candidates
+from cryomorph.scan.grid import super_fibonacci
+from cryomorph.scan.lifting import lifted_measure, support_size
+from cryomorph.scan.plain import PlainScan
+from cryomorph.structure.beads import Beads
+
+
+class ESLSettings(Settings):
+    """Grid and measure; the defaults are paper A's."""
+
+    kind: Literal["esl"] = "esl"
+    rotations: int = Field(14_761, ge=2, description="evenly spread, each compared with every image in every step")
+    j0: float = Field(15.0, ge=1, description="how many rotations about share the weight")
+    eta: float = Field(2 / 3, ge=0, le=1, description="how that number changes with the grid; at 2/3 it does not")
+
+    @model_validator(mode="after")
+    def _has_support(self) -> Self:
+        support_size(self.rotations, self.j0, self.eta)
+        return self
+
+
+class ESLPoses(PoseSource):
+    """A measure on the few rotations of a grid that fit best, found anew in every step for the conformation it has.
+
+    This is the published method, for comparison: comparing an image with the whole grid takes about a second on a CPU,
+    and each image is compared with its own conformation alone, in whose favour poses are then found. Shifts are taken
+    as known. The most probable pose and the entropy of the last measure are remembered for each particle.
+
+    Parameters
+    ----------
+    settings
+        Grid and measure.
+    particles
+        How many there are.
+
+    Attributes
+    ----------
+    found_rotation : Tensor (particles, 3, 3)
+        The most probable one; zero where none was looked for yet.
+    found_entropy : Tensor (particles,)
+        In nats; that of the whole grid where none was looked for yet.
+    """
+
+    Settings = ESLSettings
+    settings: ESLSettings
+    found_rotation: Tensor
+    found_entropy: Tensor
+
+    def __init__(self, settings: ESLSettings, particles: int) -> None:
+        super().__init__(settings, particles)
+        self.scan = PlainScan(torch.from_numpy(super_fibonacci(settings.rotations)).float())
+        self.register_buffer("found_rotation", torch.zeros(particles, 3, 3))
+        self.register_buffer("found_entropy", torch.full((particles,), math.log(settings.rotations)))
+
+    def forward(self, batch: ParticleBatch, beads: Beads, likelihood: Likelihood) -> PoseMeasure:
+        """Scan the grid and return the measure, whose weights are constants to the objective."""
+        return self._lift(batch, self.scan.lowest(batch, beads, likelihood, self._candidates))
+
+    def first_measure(self, batch: ParticleBatch, beads: Beads, likelihood: Likelihood) -> PoseMeasure:
+        """Return the measure of the misfits at the best scale of each image and rotation."""
+        return self._lift(batch, self.scan.lowest_normalised(batch, beads, likelihood, self._candidates))
+
+    def best(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
+        """Return the lowest of the last scan; the identity where there was none."""
+        found = self.found_rotation[batch.index]
+        return torch.where(self.known[batch.index][:, None, None], found, torch.eye(3).to(found)), batch.shift
+
+    def entropy(self, batch: ParticleBatch) -> Tensor:
+        """Return the entropy of the last measure in nats, shape (b,)."""
+        return self.found_entropy[batch.index]
+
+    @property
+    def known(self) -> Tensor:
+        """Which particles were compared with the grid, bool, shape (particles,)."""
+        return self.found_rotation.flatten(1).any(1)
+
+    def gather(self, optimizer: Optimizer | None, owned: Tensor, add_up: Callable[..., None]) -> None:
+        """Make every pose that of the process that owns the particle."""
+        for table in (self.found_rotation, self.found_entropy):
+            table[~owned.to(table.device)] = 0
+            add_up(table)
+
+    @property
+    def _candidates(self) -> int:
+        """How many of the lowest misfits determine the measure."""
+        return support_size(self.settings.rotations, self.settings.j0, self.settings.eta) + 1
+
+    @torch.no_grad()
+    def _lift(self, batch: ParticleBatch, lowest: Candidates) -> PoseMeasure:
+        """Return the measure on the candidates that have weight for some image, and remember its best pose."""
+        settings = self.settings
+        weight = lifted_measure(lowest.misfit, settings.rotations, settings.j0, settings.eta)
+        self.found_rotation[batch.index] = lowest.rotation[:, 0].to(self.found_rotation)
+        self.found_entropy[batch.index] = torch.special.entr(weight).sum(1).to(self.found_entropy)
+        size = int((weight > 0).any(0).sum())  # weights fall from the first candidate on
+        return PoseMeasure(lowest.rotation[:, :size], lowest.shift[:, :size], weight[:, :size])

@@ -1,0 +1,317 @@
+"""The joint search of poses and conformations, before training and again as the model improves.
+
+No pose can be found with a conformation that is many Å away, and no conformation without poses. So the template first
+approaches the images as one (`approach`); then every image is compared with a library of conformations in all poses.
+Where it fits best it starts to learn. From what was learned comes the next library, which reaches a little further.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import roma
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cryomorph.components import Settings
+from cryomorph.errors import InputError
+from cryomorph.latents.base import Latents
+from cryomorph.likelihood.matched_filter import MatchedFilter
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.particles.loader import prefetch, spread_over_groups
+from cryomorph.particles.stack import BatchSource, ParticleStack
+from cryomorph.poses.search import SearchedPoses
+from cryomorph.progress import Progress, Silent
+from cryomorph.reconstruction import Reconstruction
+from cryomorph.scan.candidates import Candidates
+from cryomorph.scan.fast import RingScan
+from cryomorph.scan.grid import ProductGrid
+from cryomorph.scan.polish import polish
+from cryomorph.search.approach import ApproachSettings, approach
+from cryomorph.search.distil import distil, path_latents
+from cryomorph.search.library import Library, along_main_motion
+from cryomorph.structure.model import Template
+
+logger = logging.getLogger(__name__)
+
+IMAGES_AT_ONCE = 2048
+"""Images that are scanned at a time: their harmonics are kept meanwhile."""
+LIBRARY_PARTICLES = 4096
+"""Particles whose conformations tell the main motion."""
+APPROACH_GRID = ProductGrid(200, 48)
+"""Coarser than for poses: only the mean over images counts."""
+SAME_DEGREES = 15.0
+"""Poses closer than this are one optimum: then the refined one stays unless the new one fits better."""
+
+
+class SearchSettings(Settings):
+    """How poses are searched, together with conformations, for `poses: search`."""
+
+    epochs: tuple[int, ...] = Field((2, 5, 8, 12, 16, 20), description="after how many epochs to search again")
+    directions: int = Field(400, ge=1, description="viewing directions")
+    in_plane: int = Field(72, ge=2, multiple_of=2, description="in-plane angles of each direction")
+    library: int = Field(8, ge=1, description="conformations along the main motion")
+    extension: float = Field(1 / 3, ge=0, description="how far they reach beyond it at both ends, as a share of it")
+    models: tuple[Path, ...] = Field((), description="further models of the same residues (PDB, mmCIF) to compare with")
+    candidates: int = Field(32, ge=1, description="poses and conformations kept of each image, to tell how sure it is")
+    shift_range: float = Field(0.0, ge=0, description="Å around the file's shifts in which particles are looked for")
+    shift_step: float = Field(3.0, gt=0, description="Å between shifts that are tried")
+    growth: float = Field(10.0, ge=0, description="Å by which the molecule may reach farther than the template")
+    approach: ApproachSettings = Field(default_factory=ApproachSettings)
+
+    @property
+    def room(self) -> float:
+        """Å that windows reach beyond the template for what is still to be found."""
+        return self.growth + self.shift_range
+
+
+class JointSearch:
+    """Searches poses and conformations of all particles.
+
+    Parameters
+    ----------
+    settings
+        What is compared, and when.
+    reconstruction, latents
+        The model; its pose source is `SearchedPoses`, its likelihood `MatchedFilter`.
+    stack
+        The particles.
+    template
+        Names the residues.
+    models
+        Further conformations in the template's frame, shape (k, n, 3) Å.
+    seed
+        Of what is drawn at random.
+
+    Raises
+    ------
+    InputError
+        If the likelihood has no windows.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        reconstruction: Reconstruction,
+        latents: Latents,
+        stack: ParticleStack,
+        template: Template,
+        models: NDArray[np.float64],
+        *,
+        seed: int,
+    ) -> None:
+        if not isinstance(reconstruction.likelihood, MatchedFilter):
+            raise InputError("poses: search needs likelihood: matched_filter, whose windows it compares")
+        if not isinstance(reconstruction.poses, SearchedPoses):
+            raise ValueError("a search needs poses that it can replace")
+        self.settings = settings
+        self.reconstruction, self.latents, self.stack, self.template = reconstruction, latents, stack, template
+        self.likelihood, self.poses = reconstruction.likelihood, reconstruction.poses
+        self.models = torch.from_numpy(models).float()
+        self.seed = seed
+
+    def due(self, epoch: int) -> bool:
+        """Tell whether to search after so many epochs."""
+        return epoch == 0 or epoch in self.settings.epochs
+
+    @torch.no_grad()
+    def begin(
+        self,
+        source: BatchSource,
+        rows: NDArray[np.int64],
+        pose_optimizer: Optimizer,
+        latent_optimizer: Optimizer,
+        progress: Progress | None = None,
+    ) -> None:
+        """Find first poses, and where in latent space particles start.
+
+        Parameters
+        ----------
+        source
+            Of batches with windows.
+        rows
+            Particles that this process owns.
+        pose_optimizer, latent_optimizer
+            Of what is replaced.
+        progress
+            Told of images times conformations.
+        """
+        progress = progress or Silent()
+        scan = self._scan(self._grid)
+        library = self._that_fit(scan, self._first_library(source, progress))
+        self._replace_by(
+            lambda batch: self._first_candidates(scan, batch, library, progress),
+            *(source, rows, library, pose_optimizer, latent_optimizer, progress),
+        )
+
+    @torch.no_grad()
+    def again(
+        self,
+        source: BatchSource,
+        rows: NDArray[np.int64],
+        pose_optimizer: Optimizer,
+        latent_optimizer: Optimizer,
+        progress: Progress | None = None,
+    ) -> float:
+        """Search again with what has been learned; returns the share of particles with a new pose. See `begin`."""
+        progress = progress or Silent()
+        scan = self._scan(self._grid)
+        library = self._that_fit(scan, self._learned_library())
+        return self._replace_by(
+            lambda batch: self._candidates(scan, batch, library, progress),
+            *(source, rows, library, pose_optimizer, latent_optimizer, progress),
+        )
+
+    @property
+    def _grid(self) -> ProductGrid:
+        return ProductGrid(self.settings.directions, self.settings.in_plane)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.likelihood.windows.width.device
+
+    def _scan(self, grid: ProductGrid) -> RingScan:
+        shifts = {"shift_range": self.settings.shift_range, "shift_step": self.settings.shift_step}
+        return RingScan(self.likelihood, grid, **shifts)
+
+    def _replace_by(
+        self,
+        find: Callable[[ParticleBatch], tuple[Candidates, Tensor]],
+        source: BatchSource,
+        rows: NDArray[np.int64],
+        library: Library,
+        pose_optimizer: Optimizer,
+        latent_optimizer: Optimizer,
+        progress: Progress,
+    ) -> float:
+        """Take over what is found for particles; `find` says for which. Returns their share."""
+        parts = np.array_split(rows, -(-len(rows) // IMAGES_AT_ONCE))
+        progress.start("search", len(rows) * len(library.conformations))
+        replaced = 0
+        training = self.latents.training
+        self.latents.eval()
+        try:
+            for batch in prefetch(source, parts):
+                moved = batch.to(self._device)
+                found, chosen = find(moved)
+                self.poses.uncertainty[moved.index] = _entropy(found.misfit)
+                index = moved.index[chosen]
+                self.poses.replace(index, found.rotation[chosen, 0], found.shift[chosen, 0], pose_optimizer)
+                member = found.conformation[:, 0]
+                placed = chosen & (member < len(library.latents))
+                z = library.latents[member[placed]]
+                self.latents.place(latent_optimizer, moved.index[placed], z)
+                replaced += int(chosen.sum())
+        finally:
+            self.latents.train(training)
+            progress.finish()
+        return replaced / max(len(rows), 1)
+
+    def _first_candidates(
+        self, scan: RingScan, batch: ParticleBatch, library: Library, progress: Progress
+    ) -> tuple[Candidates, Tensor]:
+        beads = self.reconstruction.beads(library.conformations)
+        found = scan.lowest_normalised(scan.see(batch), beads, self.settings.candidates, progress)
+        return found, torch.ones_like(batch.index, dtype=torch.bool)
+
+    def _candidates(
+        self, scan: RingScan, batch: ParticleBatch, library: Library, progress: Progress
+    ) -> tuple[Candidates, Tensor]:
+        """Return what fits each image best, the first polished, and whether it is better than what it has."""
+        beads = self.reconstruction.beads(library.conformations)
+        found = scan.lowest(scan.see(batch), beads, self.settings.candidates, progress)
+        own = self.reconstruction.beads(library.conformations[found.conformation[:, 0]])
+        shifts = self.settings.shift_range > 0
+        rotation, shift = found.rotation[:, 0].float(), found.shift[:, 0].float()
+        rotation, shift, misfit = polish(self.likelihood, own, rotation, shift, batch, shifts=shifts)
+        found.rotation[:, 0], found.shift[:, 0] = rotation, shift
+        rotation_now, shift_now = self.poses.best(batch)
+        x = self.reconstruction.conformations(self.latents(batch))
+        terms = self.likelihood.terms(self.reconstruction.beads(x), rotation_now, shift_now, batch)
+        turned = torch.rad2deg(roma.rotmat_geodesic_distance(rotation, rotation_now))
+        return found, (turned > SAME_DEGREES) | (misfit < self.likelihood.misfit(*terms, batch))
+
+    def _first_library(self, source: BatchSource, progress: Progress) -> Library:
+        """Let the template approach the images, teach the decoder the way, and return points along it."""
+        model, settings = self.reconstruction.conformations, self.settings
+        start = model.template.to(self._device)
+        way = start[None]
+        if settings.approach.rounds:
+            score = self._score(source)
+            path = approach(self.template, start, score, self.reconstruction.geometry, settings.approach, progress)
+            way = path.conformations
+            logger.info("the template approached the images in %d steps", len(way) - 1)
+        others = torch.cat([start[None], self.models.to(start)])
+        way = torch.cat([way, self.models.to(start)])
+        if len(way) == 1:
+            return Library(way.new_zeros(0, model.latent_dim), others)
+        if len(self.models):
+            way = way[_order(way)]
+        z = path_latents(len(way), model.latent_dim).to(way)
+        with torch.enable_grad():
+            error = distil(model, z, way, seed=self.seed)
+        logger.info("the decoder learned %d conformations to %.2f Å", len(way), error)
+        points = torch.linspace(0, len(way) - 1, settings.library, device=way.device)
+        before = points.long().clamp(max=len(way) - 2)
+        latents = torch.lerp(z[before], z[before + 1], (points - before)[:, None])
+        return Library(latents, torch.cat([model(latents), others]))
+
+    def _score(self, source: BatchSource) -> Callable[[Tensor], Tensor]:
+        """Return what tells how well conformations (L, n, 3) fit each of some images, (L, images), poses unknown."""
+        rows = spread_over_groups(self.stack.table.optics_group, self.settings.approach.images, least=1)
+        scan = self._scan(APPROACH_GRID)
+        images = scan.see(source.batch(rows).to(self._device))
+
+        @torch.no_grad()
+        def score(x: Tensor) -> Tensor:
+            beads = self.reconstruction.beads(x)
+            result = torch.full((len(x), len(rows)), torch.inf, device=x.device)
+            for number in torch.nonzero(scan.fits(beads))[:, 0].tolist():
+                one = type(beads)(beads.positions[number : number + 1], beads.amplitude, beads.width)
+                result[number] = scan.lowest_normalised(images, one, 1).misfit[:, 0]
+            return result
+
+        return score
+
+    def _learned_library(self) -> Library:
+        """Return points along the main motion learned so far, the template and models."""
+        rows = np.linspace(0, len(self.stack) - 1, min(len(self.stack), LIBRARY_PARTICLES)).astype(np.int64)
+        training = self.latents.training
+        self.latents.eval()
+        z = self.latents(self.stack.batch(rows, images=False).to(self._device))
+        self.latents.train(training)
+        others = torch.cat([self.reconstruction.conformations.template[None].to(z), self.models.to(z)])
+        settings, model = self.settings, self.reconstruction.conformations
+        return along_main_motion(model, z, settings.library, settings.extension, others)
+
+    def _that_fit(self, scan: RingScan, library: Library) -> Library:
+        """Leave out what is larger than the windows."""
+        fits = scan.fits(self.reconstruction.beads(library.conformations))
+        if not fits.any():
+            raise InputError(
+                f"the template reaches beyond the {scan.radius:.0f} Å that windows leave: is it docked? Is the box "
+                "large enough? Else give a larger likelihood.margin"
+            )
+        if not fits.all():
+            logger.info("%d of the library's conformations are larger than the windows: left out", int((~fits).sum()))
+        return Library(library.latents[fits[: len(library.latents)]], library.conformations[fits])
+
+
+def _entropy(misfit: Tensor) -> Tensor:
+    """Entropy in nats of the posteriors that misfits (b, k) stand for, all poses being as likely beforehand."""
+    share = torch.softmax(-misfit, dim=1)
+    entropy: Tensor = -torch.xlogy(share, share).sum(1)
+    return entropy
+
+
+def _order(x: Tensor) -> Tensor:
+    """Order of conformations (k, n, 3) along their largest difference."""
+    flat = x.flatten(1)
+    ends: Any = torch.cdist(flat, flat).argmax()
+    first, last = int(ends) // len(x), int(ends) % len(x)
+    return (flat @ (flat[last] - flat[first])).argsort()

@@ -1,0 +1,251 @@
+"""The joint search: libraries from what was learned, what is replaced, and runs without any pose."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import pytest
+import torch
+
+from conftest import helix_model
+from cryomorph.components import Settings
+from cryomorph.config import open_models, parse_config, read_config
+from cryomorph.conformations.base import ConformationModel
+from cryomorph.errors import InputError
+from cryomorph.latents.table import TableLatents, TableLatentsSettings
+from cryomorph.latents.variational import VariationalLatents, VariationalLatentsSettings
+from cryomorph.poses.search import SearchedPoses, SearchedPosesSettings
+from cryomorph.results import FittedRun, evaluate
+from cryomorph.run import RunFolder
+from cryomorph.search.joint import _entropy, _order
+from cryomorph.search.library import along_main_motion
+from cryomorph.simulate import SimulationSettings
+from cryomorph.structure.model import read_template
+from cryomorph.workflows import simulate_images, train
+from dense_likelihood import coarse_batch
+from small_runs import assert_same_run, run_settings
+
+SEARCH = {
+    "directions": 80,
+    "in_plane": 24,
+    "library": 3,
+    "epochs": [1, 2],
+    "candidates": 8,
+    "approach": {"rounds": 1, "modes": 2, "images": 32},
+}
+
+
+def without_poses(folder: Path, out: Path) -> Path:
+    """Write the particles of a folder without the columns that say how they lie; the folder of the copy."""
+    out.mkdir()
+    shutil.copy(folder / "particles.mrcs", out)
+    shutil.copy(folder / "template.cif", out)
+    lines = (folder / "particles.star").read_text().splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("_rln")]
+    dropped = [name for name in names if name.startswith(("_rlnAngle", "_rlnOrigin"))]
+    assert len(dropped) == 5
+    (out / "particles.star").write_text("\n".join(_dropped(lines, set(dropped))) + "\n")
+    return out
+
+
+def _dropped(lines, dropped):
+    """Yield the lines of a star file without some columns of its last table."""
+    columns: list[str] = []
+    for line in lines:
+        if line.startswith(("data_", "loop_")):
+            columns = []
+        if line.startswith("_rln"):
+            columns.append(line.split()[0])
+            if columns[-1] in dropped:
+                continue
+            yield line.split()[0]
+        elif columns and line.strip() and dropped & set(columns):
+            yield " ".join(value for name, value in zip(columns, line.split(), strict=True) if name not in dropped)
+        else:
+            yield line
+
+
+PLACES = {"A": (0, 0, 0), "B": (0, 0, 9), "C": (-3, 11, -8)}
+"""Å by which helices are moved: the molecule looks like itself in one orientation only."""
+
+
+@pytest.fixture(scope="module")
+def lopsided(tmp_path_factory):
+    """Folder with 32 clear images of one lopsided molecule."""
+    folder = tmp_path_factory.mktemp("lopsided")
+    structure = helix_model({"A": 22, "B": 11, "C": 7})
+    for chain in structure[0]:
+        for residue in chain:
+            for atom in residue:
+                atom.pos += gemmi.Position(*PLACES[chain.name])
+    structure.write_pdb(str(folder / "model.pdb"))
+    settings = SimulationSettings(
+        images_per_conformation=32, box=32, pixel_size=2.5, defocus=(5000, 8000), snr_db=6, seed=5
+    )
+    simulate_images(folder / "model.pdb", folder, settings, template=folder / "model.pdb")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unposed(lopsided, tmp_path_factory):
+    return without_poses(lopsided, tmp_path_factory.mktemp("unposed") / "particles")
+
+
+def search_settings(folder, **changes):
+    training = {"epochs": 3, "batch_size": 8, "checkpoint_minutes": 1e-9}
+    settings = run_settings(folder, training=training, poses="search", search=SEARCH, latents="variational")
+    return settings | changes
+
+
+@pytest.fixture(scope="module")
+def searched(unposed, tmp_path_factory):
+    out = tmp_path_factory.mktemp("searched") / "run"
+    train(parse_config(search_settings(unposed), "test"), out)
+    return out
+
+
+def test_a_run_finds_poses_that_the_file_does_not_have(lopsided, searched):
+    found = FittedRun(searched).found_poses
+    assert found is not None
+    assert np.isfinite(found.entropy).all()
+    assert (found.entropy >= 0).all()
+    np.testing.assert_allclose(np.linalg.det(found.rotation), 1, atol=1e-5)
+    result = evaluate(searched, lopsided / "truth.npz")
+    assert result.rotation_error_median_deg < 15  # random rotations are 125 degrees off
+    new = [json.loads(line).get("new_poses") for line in (searched / "metrics.jsonl").read_text().splitlines()]
+    assert new[2] is None
+    assert all(0 <= share <= 1 for share in new[:2])
+
+
+def test_a_run_killed_after_a_search_ends_as_if_never_stopped(searched, tmp_path):
+    driver = Path(__file__).parent / "killed_run.py"
+    command = [sys.executable, driver, searched / "config.yaml", tmp_path, "batch:8", "epoch:3"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    for point in ("batch:8", "epoch:3"):
+        train(read_config(searched / "config.yaml"), tmp_path / point, resume=True)
+        assert_same_run(searched, tmp_path / point)
+
+
+def test_shifts_are_searched_where_the_file_has_none(unposed, tmp_path):
+    search = SEARCH | {"shift_range": 3.0, "shift_step": 2.0, "epochs": [1]}
+    train(parse_config(search_settings(unposed, search=search), "test"), tmp_path / "run")
+    found = RunFolder(tmp_path / "run").load_poses()
+    assert found is not None
+    assert np.abs(found.shift).max() > 0.5
+    assert np.linalg.norm(found.shift, axis=1).max() < 12
+
+
+def test_a_search_needs_windows(unposed, tmp_path):
+    with pytest.raises(InputError, match="needs likelihood: matched_filter"):
+        train(parse_config(search_settings(unposed, likelihood="direct"), "test"), tmp_path / "run")
+
+
+def test_models_of_the_library_must_have_the_same_residues(lopsided, dimer):
+    placed = open_models([lopsided / "model.pdb"], read_template(lopsided / "template.cif"))
+    assert placed.shape == (1, 40, 3)
+    with pytest.raises(InputError, match="40 residues, the template 32"):
+        open_models([lopsided / "model.pdb"], dimer)
+
+
+def test_a_model_of_the_user_is_compared_as_well(unposed, lopsided, tmp_path):
+    search = SEARCH | {"models": [str(lopsided / "model.pdb")], "approach": {"rounds": 0}, "epochs": [1]}
+    train(parse_config(search_settings(unposed, search=search), "test"), tmp_path / "run")
+    assert RunFolder(tmp_path / "run").load_poses() is not None
+
+
+class Bending(ConformationModel):
+    """Moves one residue of four along x by the first latent coordinate."""
+
+    Settings = Settings
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.latent_dim = 3
+        self.register_buffer("template", torch.arange(12.0).view(4, 3))
+
+    def displacement(self, z):
+        moved = torch.zeros(len(z), 4, 3)
+        moved[:, 0, 0] = z[:, 0]
+        moved[:, 1, 1] = 0.1 * z[:, 1]
+        return moved
+
+
+def test_a_library_follows_the_main_motion_and_goes_beyond_it():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(4000, 3, generator=generator)
+    z[:, 0] = torch.rand(4000, generator=generator) * 4 - 2
+    others = torch.zeros(2, 4, 3)
+    library = along_main_motion(Bending(), z, 7, 0.5, others)
+    assert library.latents.shape == (7, 3)
+    assert library.conformations.shape == (9, 4, 3)
+    torch.testing.assert_close(library.conformations[7:], others)
+    first = library.latents[:, 0] * torch.sign(library.latents[-1, 0])
+    # The middle 96 % of -2 to 2, and half of that beyond either end.
+    expected = torch.linspace(-3.84, 3.84, 7)
+    torch.testing.assert_close(first, expected, atol=0.15, rtol=0)
+    assert library.latents[:, 1:].abs().max() < 0.3
+
+
+def test_particles_that_are_all_alike_have_one_conformation():
+    library = along_main_motion(Bending(), torch.ones(50, 3), 7, 0.5, torch.zeros(1, 4, 3))
+    torch.testing.assert_close(library.latents, torch.ones(1, 3))
+
+
+def test_entropy_of_equal_and_of_one_pose():
+    entropy = _entropy(torch.tensor([[1.0, 1.0, 1.0, 1.0], [-100.0, 0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(entropy, torch.tensor([4.0, 1.0]).log(), atol=1e-6, rtol=0)
+
+
+def test_conformations_are_put_in_order_of_their_main_difference():
+    at = torch.tensor([0.3, -1.0, 0.9, 0.0])
+    x = at[:, None, None] * torch.ones(4, 5, 3)
+    order = _order(x).tolist()
+    assert order in ([1, 3, 0, 2], [2, 0, 3, 1])
+
+
+@pytest.mark.parametrize(
+    "latents",
+    [TableLatents(TableLatentsSettings(), 2, 6), VariationalLatents(VariationalLatentsSettings(), 2, 6)],
+    ids=["table", "variational"],
+)
+def test_placed_particles_start_afresh_where_they_were_put(latents):
+    optimizer = latents.optimizer(0.1)
+    batch = coarse_batch(8, images=6)
+    latents.cost(batch).sum().backward()
+    optimizer.step()
+    before = latents.table.weight.detach().clone()
+    rows = torch.tensor([1, 4])
+    latents.place(optimizer, rows, torch.full((2, 2), 3.0))
+    latents.eval()
+    z = latents(batch)
+    torch.testing.assert_close(z[rows], torch.full((2, 2), 3.0))
+    others = [0, 2, 3, 5]
+    torch.testing.assert_close(latents.table.weight[others], before[others])
+    (state,) = optimizer.state.values()
+    assert (state["steps"][rows] == 0).all()
+    assert (state["steps"][others] == 1).all()
+    torch.testing.assert_close(latents.table.weight[rows, 2:], before[rows, 2:])
+
+
+def test_replaced_poses_lose_their_corrections_and_no_others():
+    poses = SearchedPoses(SearchedPosesSettings(), 6)
+    optimizer = poses.optimizer()
+    batch = coarse_batch(8, images=6)
+    rotation, shift = poses.best(batch)
+    (rotation[:, 0, 1].sum() + shift.sum()).backward()
+    optimizer.step()
+    moved = poses.corrections.table.weight.detach().clone()
+    assert (moved.abs().sum(1) > 0).all()
+    turned = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    poses.replace(torch.tensor([2]), turned[None], torch.tensor([[1.0, 2.0]]), optimizer)
+    rotation, shift = poses.best(batch)
+    torch.testing.assert_close(rotation[2], turned)
+    torch.testing.assert_close(shift[2], torch.tensor([1.0, 2.0]))
+    others = [0, 1, 3, 4, 5]
+    torch.testing.assert_close(poses.corrections.table.weight[others], moved[others])
+    assert poses.cost(batch)[2] == 0
