@@ -20,6 +20,7 @@ from cryomorph.errors import InputError
 from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.star import read_star
 from cryomorph.run import RunFolder
+from cryomorph.search.joint import SearchSettings
 from cryomorph.simulate import SimulationSettings
 from particle_files import Facts, noise, without, write_cs, write_stack, write_star
 from small_runs import folder_state
@@ -210,6 +211,8 @@ def test_a_template_larger_than_the_box_is_refused(cryomorph, data):
         (["--decoder", "transformer"], "decoder: unknown kind 'transformer'; there are gnn, mlp"),
         (["--likelihood", "guess"], "likelihood: unknown kind 'guess'"),
         (["--poses", "guess"], "poses: unknown kind 'guess'"),
+        (["--shift-range", "3"], "--shift-range and --library are for --poses search"),
+        (["--library", "helix.pdb", "--poses", "refine"], "--shift-range and --library are for --poses search"),
         (["--latents", "guess"], "latents: unknown kind 'guess'"),
         (["--beads", "cg"], "beads: .*'cg'"),
         (["--template-frame", "edge"], r"template\.frame: .*'edge'"),
@@ -496,6 +499,15 @@ def test_options_override_the_file(resolved, tmp_path, finished):
     assert after.template.chains == ("A", "B")
 
 
+def test_options_of_the_search_are_its_settings(resolved, simulated, monkeypatch):
+    monkeypatch.chdir(simulated)
+    search = ["particles.star", "--template", "template.cif", "--poses", "search"]
+    assert resolved(*search).search == SearchSettings()
+    config = resolved(*search, "--shift-range", 4.5, "--library", "closed.pdb", "--library", "open.cif")
+    models = (simulated / "closed.pdb", simulated / "open.cif")
+    assert config.search == SearchSettings(shift_range=4.5, models=models)
+
+
 def test_another_kind_drops_the_settings_of_the_former(resolved, finished):
     """The file's gnn has settings that an mlp does not know; the same kind keeps its settings."""
     assert resolved("--config", finished / "config.yaml", "--decoder", "mlp").decoder.latent_dim == 8
@@ -532,6 +544,7 @@ def test_help_of_train_names_units_and_the_real_defaults(cryomorph):
         "latents": config.latents.kind,
         "latent-prior": config.latent_prior,
         "poses": config.poses.kind,
+        "shift-range": config.search.shift_range,
         "likelihood": config.likelihood.kind,
         "calibration": config.calibration.shells,
         "prior-strength": config.priors.strength,
