@@ -3,32 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq, minimize
+from scipy.optimize import minimize
 
 from cryomorph.scan.lifting import lifted_measure, project_on_simplex, support_size
+from dense_lifting import lifted_problem, solved
 
 SETTINGS = [(15.0, 2 / 3), (15.0, 0.5), (8.5, 0.7), (40.0, 1.0)]
-
-
-def lifted_problem(misfit, j0, eta):
-    """`F` and the factor of `½‖μ‖²` for the misfits (n,) of one image, as the paper writes them."""
-    squared_residual, n = 2 * misfit, len(misfit)
-    size = min(int(j0 * n ** ((2 - 3 * eta) / 5)), n - 1)
-    ascending = np.sort(squared_residual)
-    strength = 0.5 * j0 * n ** ((2 + 2 * eta) / 5) * (ascending[size] - ascending[:size].mean())
-    return squared_residual, strength / n**eta
-
-
-def solved(misfit, j0, eta):
-    """The measure (n,) by its optimality condition: `μ = max(θ - F, 0) / factor`, with the root θ of `Σ μ = 1`."""
-    squared_residual, factor = lifted_problem(misfit, j0, eta)
-
-    def measure(level):
-        return np.maximum(level - squared_residual, 0) / factor
-
-    lowest = squared_residual.min()
-    level = brentq(lambda level: measure(level).sum() - 1, lowest, lowest + 2 * factor, xtol=1e-13, rtol=1e-14)
-    return measure(level)
 
 
 def misfits(n, images=4, seed=0):
@@ -105,7 +85,7 @@ def test_where_misfits_are_equal_they_share_the_weight():
 def test_two_rotations_have_the_lower_one_only_or_both():
     assert support_size(2) == 1
     found = lifted_measure(torch.tensor([[3.0, 1.0]]), 2)
-    expected = solved(np.array([3.0, 1.0]), 15.0, 2 / 3)
+    expected = solved(np.array([3.0, 1.0]))
     np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-6)
 
 

@@ -100,6 +100,36 @@ def test_a_measure_of_two_poses_gives_the_expectation(helix, batch, z):
     torch.testing.assert_close(terms["geometry"], make(helix)(z, batch)["geometry"])
 
 
+def test_poses_count_for_the_gain_by_their_weight(helix, batch, z):
+    objective = make(helix, TwoPoses(KnownPosesSettings(), 48))
+    objective(z, batch)
+    beads = objective.beads(objective.conformations(z))
+    measure = objective.poses(batch, beads, objective.likelihood)
+    cross, power = 0.0, 0.0
+    for atom in range(2):
+        terms = objective.likelihood.terms(beads, measure.rotation[:, atom], measure.shift[:, atom], batch)
+        cross, power = (
+            total + measure.weight[:, atom] @ term for total, term in zip((cross, power), terms, strict=True)
+        )
+    torch.testing.assert_close(objective.likelihood.cross_sum[0].float(), cross)
+    torch.testing.assert_close(objective.likelihood.power_sum[0].float(), power)
+
+
+def test_a_pose_of_weight_0_changes_nothing(helix, batch, z):
+    class Padded(TwoPoses):
+        def forward(self, batch, beads, likelihood):
+            measure = super().forward(batch, beads, likelihood)
+            return PoseMeasure(measure.rotation, measure.shift, torch.tensor([1.0, 0.0]).expand(len(batch), -1))
+
+    padded, single = make(helix, Padded(KnownPosesSettings(), 48)), make(helix)
+    z.requires_grad_()
+    for objective in (padded, single):
+        objective(z, batch)["misfit"].sum().backward()
+    for name, parameter in padded.conformations.named_parameters():
+        torch.testing.assert_close(parameter.grad, single.conformations.get_parameter(name).grad, msg=name)
+    torch.testing.assert_close(padded.likelihood.power_sum, single.likelihood.power_sum)
+
+
 @pytest.mark.parametrize("left_out", WEIGHTS)
 def test_a_prior_of_weight_0_is_left_out(helix, batch, z, left_out):
     full, objective = make(helix), make(helix, weights=WEIGHTS | {left_out: 0.0})
