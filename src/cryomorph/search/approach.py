@@ -202,7 +202,7 @@ def _surely_better(best: _Compared, here: _Compared, modes: int) -> bool:
     if not best.usable:
         return False
     mean, error = _mean_and_error(here.misfit - best.misfit)
-    return bool(mean > chdtri(modes, CHANCE) ** 0.5 * error)
+    return bool(mean > float(chdtri(modes, CHANCE)) ** 0.5 * error)
 
 
 def _mean_and_error(difference: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ from cryomorph.conformations.base import ConformationModel
 BATCH = 8
 """Points of the path in a step."""
 RATE = 2e-2
-"""Of Adam at most: it rises for a third of the steps and then falls to nearly zero. Far above that of training, whose
-gradients are noise for the most part."""
+"""Of Adam at first; it falls to zero along half a cosine. Far above that of training, whose gradients
+are mostly noise."""
 CHECKED = 256
 """Points of the path at which the error is measured in the end."""
 
@@ -65,7 +65,7 @@ def distil(
     path = _Path(z, x, spread, torch.Generator().manual_seed(seed))
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         latents, wanted = path.draw(BATCH)
         optimizer.zero_grad()
