@@ -8,6 +8,7 @@ from triton.compiler import ASTSource, compile
 
 from cryomorph.gridding import _triton
 from cryomorph.likelihood import _weigh_triton
+from cryomorph.scan import _triton as _scan_triton
 
 FLOATS = (
     "points",
@@ -20,6 +21,13 @@ FLOATS = (
     "spectrum",
     "share",
     "axis",
+    "radius",
+    "turn",
+    "wavenumber",
+    "harmonics",
+    "sums",
+    "power",
+    "lowest",
 )
 INTEGERS = ("bead_class", "step_index", "first", "last", "offset", "group")
 TYPES = {"phase": "*fp64"} | dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(INTEGERS, "*i64")
@@ -35,3 +43,6 @@ def build(kernel, **constants):
 for kernel in (_triton._spread, _triton._collect):
     build(kernel, TAPS=24, COLUMNS=32, BEADS=_triton.BREADTH // 32)
 build(_weigh_triton._weigh_box, PARTS=256)
+build(_scan_triton._project, RINGS=_scan_triton.RINGS, ORDERS=128)
+for normalised in (False, True):
+    build(_scan_triton._minima, NORMALISED=normalised, DIRECTIONS=_scan_triton.DIRECTIONS)

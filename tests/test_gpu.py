@@ -1,5 +1,7 @@
 """The same numbers on a GPU as on the CPU; skipped, visibly, where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from cryomorph.calibration import calibrate
 from cryomorph.config import component
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSettings
+from cryomorph.scan.fast import RingScan
+from cryomorph.scan.grid import ProductGrid
 from cryomorph.structure.beads import Beads
 from particle_arrays import ArrayStack
+from scan_cases import RADIUS, molecule, particles, seen, windowed
 from test_calibration import NOISE, SIGNAL, sums_of, with_images
 from test_calibration import make_batch as make_particles
 from test_calibration import make_beads as make_scatterers
@@ -95,3 +100,24 @@ def test_shells_are_calibrated_as_on_the_cpu():
     for name in ("noise", "signal"):
         assert getattr(found, name).device.type == "cuda"
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_scan_finds_what_it_finds_on_the_cpu(engine, tmp_path):
+    molecules = molecule(conformations=2)
+    pictures, gain = seen(
+        replace(molecules, positions=molecules.positions[:1]), particles(images=3, astigmatism=700.0), 96
+    )
+    results = []
+    for device, chosen in ((torch.device("cpu"), "auto"), (GPU, engine)):
+        here = Beads(*(value.to(device) for value in vars(molecules).values()))
+        likelihood, batch = windowed(pictures, here, gain, tmp_path / device.type, engine=chosen)
+        likelihood = likelihood.to(device)
+        scan = RingScan(likelihood, ProductGrid(40, 20), shift_range=4.0, radius=RADIUS)
+        images = scan.see(batch.to(device))
+        results.append((scan.lowest(images, here, 30), scan.lowest_normalised(images, here, 30)))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.misfit.cpu(), expected.misfit, rtol=1e-3, atol=0.05)
+        assert torch.equal(found.conformation[:, 0].cpu(), expected.conformation[:, 0])
+        torch.testing.assert_close(found.rotation[:, 0].cpu(), expected.rotation[:, 0])
+        torch.testing.assert_close(found.shift[:, 0].cpu(), expected.shift[:, 0])

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from cryomorph.parallel import jit, prange, use_torch_threads
-from cryomorph.scan.rings import TABLE_STEP, TAIL
+from cryomorph.scan.rings import TABLE_STEP
 
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 PER_STEP = np.float32(1 / TABLE_STEP)
+CHUNK = 128
+"""Directions that are looked at together: only where one of them is low enough, one by one."""
 
 
 def project(radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor, table: Tensor) -> Tensor:
@@ -21,13 +23,13 @@ def project(radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor
     return harmonics
 
 
-def keep_lowest(even: Tensor, odd: Tensor, power: Tensor | None, values: Tensor, codes: Tensor, first: int) -> None:
+def keep_lowest(sums: Tensor, power: Tensor | None, values: Tensor, codes: Tensor, angles: int, first: int) -> None:
     """Keep the lowest misfits; see `cryomorph.scan.kernels.Kernels`."""
     use_torch_threads()
     if power is None:
-        _keep_misfits(even.numpy(), odd.numpy(), values.numpy(), codes.numpy(), first)
+        _keep_misfits(sums.numpy(), values.numpy(), codes.numpy(), angles, first)
     else:
-        _keep_normalised(even.numpy(), odd.numpy(), power.numpy(), values.numpy(), codes.numpy(), first)
+        _keep_normalised(sums.numpy(), power.numpy(), values.numpy(), codes.numpy(), angles, first)
 
 
 @jit(parallel=True)
@@ -48,7 +50,8 @@ def _project(harmonics: Any, radius: Any, angle: Any, amplitude: Any, wavenumber
                 sine[m] = sine[m - 1] * cosine_1 + cosine[m - 1] * sine_1
             for k in range(rings):
                 x = wavenumber[k] * radius[d, b]
-                count = min(int(x) + TAIL + 1, orders)
+                # Beyond, J_m is smaller than 1e-5.
+                count = min(int(x + np.float32(5) * np.cbrt(x)) + 5, orders)
                 at = max(int(x * PER_STEP), 1)
                 u = x * PER_STEP - np.float32(at)
                 a = amplitude[b, k]
@@ -78,34 +81,71 @@ def _put(values: Any, codes: Any, value: float, code: int) -> Any:
     return values[-1]
 
 
-@jit(parallel=True)
-def _keep_misfits(even: Any, odd: Any, values: Any, codes: Any, first: int) -> None:
-    half, images, directions = even.shape
-    for i in prange(images):
-        worst = values[i, -1]
-        for a in range(half):
-            sum_even, sum_odd = even[a, i], odd[a, i]
-            for d in range(directions):
-                low = sum_even[d] - abs(sum_odd[d])
-                if low < worst:
-                    code = first + d * 2 * half + a
-                    if sum_even[d] + sum_odd[d] < worst:
-                        worst = _put(values[i], codes[i], sum_even[d] + sum_odd[d], code)
-                    if sum_even[d] - sum_odd[d] < worst:
-                        worst = _put(values[i], codes[i], sum_even[d] - sum_odd[d], code + half)
+@jit()
+def _turned(number: int, a: int, angles: int) -> int:
+    """Return the number of the angle a, that half a turn on, or those of their mirror images."""
+    half = angles // 2
+    if number == 0:
+        return a
+    if number == 1:
+        return a + half
+    return (angles - a) % angles if number == 2 else half - a
 
 
 @jit(parallel=True)
-def _keep_normalised(even: Any, odd: Any, power: Any, values: Any, codes: Any, first: int) -> None:
-    half, images, directions = even.shape
+def _keep_misfits(sums: Any, values: Any, codes: Any, angles: int, first: int) -> None:
+    _, _, quarter, images, directions = sums.shape
     for i in prange(images):
         worst = values[i, -1]
-        for a in range(half):
-            sum_even, sum_odd = even[a, i], odd[a, i]
-            for d in range(directions):
-                for sign in range(2):
-                    cross = sum_even[d] - sum_odd[d] if sign else sum_even[d] + sum_odd[d]
-                    cross = max(cross, ZERO)
-                    value = np.float32(-0.5) * cross * cross / power[i, d]
-                    if value < worst:
-                        worst = _put(values[i], codes[i], value, first + d * 2 * half + a + sign * half)
+        for a in range(quarter):
+            different = 4 if 0 < 4 * a < angles else 2
+            even_c, even_s = sums[0, 0, a, i], sums[0, 1, a, i]
+            odd_c, odd_s = sums[1, 0, a, i], sums[1, 1, a, i]
+            for start in range(0, directions, CHUNK):
+                stop = min(start + CHUNK, directions)
+                low = 0
+                for d in range(start, stop):
+                    same = even_c[d] + even_s[d] - abs(odd_c[d] + odd_s[d])
+                    mirrored = even_c[d] - even_s[d] - abs(odd_c[d] - odd_s[d])
+                    low |= min(same, mirrored) < worst
+                if not low:
+                    continue
+                for d in range(start, stop):
+                    for number in range(different):
+                        even = even_c[d] - even_s[d] if number > 1 else even_c[d] + even_s[d]
+                        odd = odd_c[d] - odd_s[d] if number > 1 else odd_c[d] + odd_s[d]
+                        value = even - odd if number % 2 else even + odd
+                        if value < worst:
+                            code = first + d * angles + _turned(number, a, angles)
+                            worst = _put(values[i], codes[i], value, code)
+
+
+@jit(parallel=True)
+def _keep_normalised(sums: Any, power: Any, values: Any, codes: Any, angles: int, first: int) -> None:
+    _, _, quarter, images, directions = sums.shape
+    minus_half = np.float32(-0.5)
+    for i in prange(images):
+        worst = values[i, -1]
+        for a in range(quarter):
+            different = 4 if 0 < 4 * a < angles else 2
+            even_c, even_s = sums[0, 0, a, i], sums[0, 1, a, i]
+            odd_c, odd_s = sums[1, 0, a, i], sums[1, 1, a, i]
+            for start in range(0, directions, CHUNK):
+                stop = min(start + CHUNK, directions)
+                low = 0
+                for d in range(start, stop):
+                    same = even_c[d] + even_s[d] + abs(odd_c[d] + odd_s[d])
+                    mirrored = even_c[d] - even_s[d] + abs(odd_c[d] - odd_s[d])
+                    cross = max(same, mirrored, ZERO)
+                    low |= minus_half * cross * cross / power[i, d] < worst
+                if not low:
+                    continue
+                for d in range(start, stop):
+                    for number in range(different):
+                        even = even_c[d] - even_s[d] if number > 1 else even_c[d] + even_s[d]
+                        odd = odd_c[d] - odd_s[d] if number > 1 else odd_c[d] + odd_s[d]
+                        cross = max(even - odd if number % 2 else even + odd, ZERO)
+                        value = minus_half * cross * cross / power[i, d]
+                        if value < worst:
+                            code = first + d * angles + _turned(number, a, angles)
+                            worst = _put(values[i], codes[i], value, code)

@@ -28,15 +28,37 @@ def project(radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor
     return harmonics
 
 
-def keep_lowest(even: Tensor, odd: Tensor, power: Tensor | None, values: Tensor, codes: Tensor, first: int) -> None:
+def keep_lowest(sums: Tensor, power: Tensor | None, values: Tensor, codes: Tensor, angles: int, first: int) -> None:
     """Keep the lowest misfits; see `cryomorph.scan.kernels.Kernels`."""
-    sums = torch.cat([even + odd, even - odd]).permute(1, 2, 0)  # (images, directions, angles)
+    found, turned = every_angle(sums, angles)
     if power is not None:
-        sums = -0.5 * sums.clamp(min=0).square() / power[..., None]
-    new = sums.flatten(1)
-    count = min(values.shape[1], new.shape[1])
-    lowest, places = new.topk(count, dim=1, largest=False)
+        found = normalised(found, power)
+    images, directions = found.shape[1:]
+    code = (first + angles * torch.arange(directions, device=turned.device) + turned[:, None]).flatten()
+    merge(found.permute(1, 0, 2).reshape(images, -1), code.expand(images, -1), values, codes)
+
+
+def every_angle(sums: Tensor, angles: int) -> tuple[Tensor, Tensor]:
+    """Unfold sums (2, 2, quarter, b, n) to values at all angles (angles, b, n); which they are, (angles,)."""
+    (even_c, even_s), (odd_c, odd_s) = sums
+    a = torch.arange(len(even_c), device=sums.device)
+    other = (a > 0) & (4 * a < angles)  # from their mirror images
+    even, odd = torch.cat([even_c + even_s, even_c[other] - even_s[other]]), odd_c + odd_s
+    odd = torch.cat([odd, odd_c[other] - odd_s[other]])
+    turned = torch.cat([a, angles - a[other]])
+    return torch.cat([even + odd, even - odd]), torch.cat([turned, (turned + angles // 2) % angles])
+
+
+def normalised(cross: Tensor, power: Tensor) -> Tensor:
+    """Misfit at the best scale."""
+    return -0.5 * cross.clamp(min=0).square() / power
+
+
+def merge(found: Tensor, code: Tensor, values: Tensor, codes: Tensor) -> None:
+    """Merge values found (b, n) into the lowest so far (b, k)."""
+    count = min(values.shape[1], found.shape[1])
+    lowest, place = found.topk(count, dim=1, largest=False)
     merged, order = torch.cat([values, lowest], dim=1).sort(dim=1, stable=True)
-    every = torch.cat([codes, places + first], dim=1).gather(1, order)
+    every = torch.cat([codes, code.gather(1, place)], dim=1).gather(1, order)
     values.copy_(merged[:, : values.shape[1]])
     codes.copy_(every[:, : codes.shape[1]])

@@ -24,7 +24,7 @@ from cryomorph.scan.kernels import kernels
 from cryomorph.scan.templates import RingTemplates, ring_templates
 from cryomorph.structure.beads import Beads
 
-NUMBERS_AT_ONCE = 2**22
+NUMBERS_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}
 """Coefficients of a block of images and directions: few enough for a cache, many enough for a matrix product."""
 
 
@@ -176,52 +176,51 @@ class RingScan:
         normalised: bool,
     ) -> None:
         """Compare images with one conformation at one shift, block by block."""
-        at_once = max(NUMBERS_AT_ONCE // (2 * len(templates.real) * self.grid.directions), 1)
+        angles, directions = self.grid.in_plane, self.grid.directions
+        at_once = max(NUMBERS_AT_ONCE[cross.device.type] // (2 * len(templates.real) * directions), 1)
         for start in range(0, len(cross), at_once):
             rows = slice(start, start + at_once)
             series = self._series(cross[rows], templates)
-            cost = torch.einsum("bk,kn->bn", power[rows, 0, 0], templates.power[0, 0])
+            cost = power[rows, 0, 0] @ templates.power[0, 0]
             if not normalised:
                 self._add_power(series, cost, power[rows], templates)
-            even, odd = self._sums(series)
-            self.kernels.keep_lowest(even, odd, cost if normalised else None, values[rows], codes[rows], first)
+            sums = torch.matmul(self.waves, series.flatten(3)).view(2, 2, -1, len(cost), directions)
+            kept = cost if normalised else None
+            self.kernels.keep_lowest(sums, kept, values[rows], codes[rows], angles, first)
 
     def _series(self, cross: Tensor, templates: RingTemplates) -> Tensor:
-        """Coefficients of the Fourier series of the cross term: (M + 1, 2, b, N)."""
-        directions = self.grid.directions
-        series = cross.new_empty(len(templates.real), 2, len(cross), directions)
+        """Coefficients of the Fourier series of the cross term.
+
+        Those of even and of odd harmonics, real and imaginary parts: (2, 2, (M + 2) // 2, b, N); 0 beyond M.
+        """
+        count = len(templates.real)
+        series = cross.new_empty(2, 2, (count + 1) // 2, len(cross), self.grid.directions)
+        if count % 2:
+            series[1, :, -1] = 0
         start = 0
         for m, (real, imaginary) in enumerate(zip(templates.real, templates.imaginary, strict=True)):
             harmonics = cross[:, start : start + len(real)]
-            torch.mm(harmonics, real, out=series[m, 0])
-            torch.mm(harmonics, imaginary, out=series[m, 1])
+            torch.mm(harmonics, real, out=series[m % 2, 0, m // 2])
+            torch.mm(harmonics, imaginary, out=series[m % 2, 1, m // 2])
             start += len(real)
         return series
 
     def _add_power(self, series: Tensor, cost: Tensor, power: Tensor, templates: RingTemplates) -> None:
         """Add the power of projections, whose harmonics are even; the mean is known."""
-        series[0, 0] += cost
-        for n in range(1, min(power.shape[1], (len(series) + 1) // 2)):
+        even_real, even_imaginary = series[0]
+        even_real[0] += cost
+        for n in range(1, min(power.shape[1], len(even_real))):
             (real, imaginary), (along, across) = power[:, n].unbind(1), templates.power[n]
-            series[2 * n, 0] += real @ along - imaginary @ across
-            series[2 * n, 1] += real @ across + imaginary @ along
+            even_real[n] += real @ along - imaginary @ across
+            even_imaginary[n] += real @ across + imaginary @ along
 
-    def _sums(self, series: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum series over even and over odd harmonics at half the in-plane angles, each (angles / 2, b, N)."""
-        shape = (self.grid.in_plane // 2, *series.shape[2:])
-        even, odd = (
-            (self.waves[parity] @ series[parity::2].reshape(self.waves[parity].shape[1], -1)).view(shape)
-            for parity in (0, 1)
-        )
-        return even, odd
-
-    def _waves(self) -> list[Tensor]:
-        """Matrices (angles / 2, 2 harmonics) that evaluate series, of even and of odd harmonics."""
-        half = torch.from_numpy(self.grid.angles[: self.grid.in_plane // 2])
-        order = torch.arange(self.transform.rings.highest + 1)
-        turns = half[:, None] * order
-        waves = torch.stack([turns.cos(), -turns.sin()], dim=2).float().to(self.transform.device)
-        return [waves[:, parity::2].flatten(1).contiguous() for parity in (0, 1)]
+    def _waves(self) -> Tensor:
+        """Matrices (2, 2, angles // 4 + 1, harmonics) that evaluate series: even and odd, real and imaginary parts."""
+        count = self.transform.rings.highest + 1
+        angle = torch.from_numpy(self.grid.angles[: self.grid.in_plane // 4 + 1])
+        order = torch.arange(2 * ((count + 1) // 2)).view(-1, 2).T  # even ones, odd ones
+        turns = angle[:, None] * order[:, None]
+        return torch.stack([turns.cos(), -turns.sin()], dim=1).float().to(self.transform.device)
 
     def _candidates(self, batch: ParticleBatch, values: Tensor, codes: Tensor) -> Candidates:
         """Tell which poses and conformations codes stand for."""

@@ -1,29 +1,33 @@
 """Images on rings: angular harmonics of matched-filtered windows, and what the power of a projection costs."""
 
 import numpy as np
-import scipy.sparse
+import scipy.fft
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomorph.gridding.footprints import SUPPORT
+from cryomorph.gridding.footprints import DEGREE, SUPPORT
 from cryomorph.likelihood.matched_filter import MatchedFilter, Windows
 from cryomorph.optics import CTFParameters, ctf
 from cryomorph.particles.batch import ParticleBatch
-from cryomorph.scan.rings import Rings, interpolate_bessel
+from cryomorph.scan.rings import Rings
 
 Array = NDArray[np.float64]
 
-ANGLES = 64
+ANGLES = 32
 """Directions over half a circle in which an astigmatic contrast transfer is looked at."""
 HARMONICS = 12
 """Highest harmonic, in turns per half circle, of the squared contrast transfer that is kept."""
+BINS = 16
+"""Radii per Fourier index at which the contrast transfer is looked at: they resolve it as far as the box does."""
 AT_ONCE = 64
-"""Images whose contrast transfer is computed at a time."""
+"""Images that are transformed at a time."""
+WIDER = 2.0
+"""Standard deviations beyond a bead's middle to which the image matters, as far as there is image."""
 
 
 class RingTransform:
-    """Takes windows to harmonics, by one matrix for each pixel size.
+    """Takes windows to harmonics.
 
     Parameters
     ----------
@@ -42,16 +46,20 @@ class RingTransform:
         sizes = windows.pixel_sizes.double().cpu()
         self.step: Array = windows.grid.step(sizes).numpy()
         frequency = windows.grid.highest / (windows.grid.box * float(sizes.min()))
-        reach = windows.rows.safe * float(self.step.max())
+        extra = float(windows.width.double().square().max()) - windows.footprints.reference**2
+        reach = max(radius, min(radius + WIDER * max(extra, 0.0) ** 0.5, self.room(windows)))
         self.rings = Rings.make(radius, reach, frequency)
         self.device = windows.width.device
-        self.matrices = [self._matrix(step).to(self.device) for step in self.step]
+        self.angles = scipy.fft.next_fast_len(2 * self.rings.highest + 2, real=True)
+        self.samplings = [self._sampling(number).to(self.device) for number in range(len(self.step))]
+        self.fits = [
+            torch.from_numpy((1 if m == 0 else 2) * self.rings.fit(m)).float().to(self.device)
+            for m in range(self.rings.highest + 1)
+        ]
         self.places = [self._moved(shift).to(self.device) for shift in shifts]
-        self.table = torch.from_numpy(self.rings.bessel_table(radius).astype(np.float32)).to(self.device)
-        # Radii, as shares of the highest frequency, that resolve the contrast transfer as far as the box does.
-        fine = max(4 * windows.grid.box, 512)
-        self.fine = (np.arange(fine) + 0.5) / fine
-        self._interpolations: dict[int, Tensor] = {}
+        self.table = torch.from_numpy(self.rings.bessel_table().astype(np.float32)).to(self.device)
+        self.index, self.multiplicity = _radii(windows.grid.highest)
+        self._interpolations: dict[tuple[int, int], Tensor] = {}
 
     @staticmethod
     def room(windows: Windows) -> float:
@@ -64,7 +72,7 @@ class RingTransform:
         return batch.shift + step[:, None] * torch.from_numpy(self.shifts[number]).to(batch.shift)
 
     def cross(self, batch: ParticleBatch, shift: int) -> Tensor:
-        """Return the harmonics of images, times quadrature weights, with one of the shifts taken back.
+        """Return the circular waves of images, with one of the shifts taken back.
 
         Returns
         -------
@@ -74,14 +82,21 @@ class RingTransform:
         """
         if batch.statistic is None:
             raise ValueError("a scan needs the windows that the likelihood prepared")
-        samples = torch.nn.functional.pad(batch.statistic.float(), (0, 1))[:, self.places[shift]]
-        if len(self.matrices) == 1:
-            return samples @ self.matrices[0]
         size = self._size_index(batch)
-        harmonics = samples.new_empty(len(batch), self.matrices[0].shape[1])
-        for number, matrix in enumerate(self.matrices):
-            harmonics[size == number] = samples[size == number] @ matrix
-        return harmonics
+        columns = 2 * sum(len(fit) for fit in self.fits)
+        waves = torch.empty(len(batch), columns, device=self.device)
+        for number in range(len(self.step)):
+            for rows in torch.split(torch.nonzero(size == number)[:, 0], AT_ONCE):
+                samples = torch.nn.functional.pad(batch.statistic[rows].float(), (0, 1))[:, self.places[shift]]
+                waves[rows] = self._waves(samples, number)
+        return waves
+
+    def _waves(self, samples: Tensor, size: int) -> Tensor:
+        """Circular waves (b, columns) of samples (b, samples) of images of one pixel size."""
+        polar = torch.sparse.mm(self.samplings[size], samples.T.contiguous()).view(-1, self.angles, len(samples))
+        harmonics = torch.fft.rfft(polar, dim=1, norm="forward")[:, : len(self.fits)]
+        parts = torch.view_as_real(harmonics).permute(1, 3, 0, 2).contiguous()  # (M + 1, 2, r, b)
+        return torch.cat([(fit @ both).flatten(0, 1) for fit, both in zip(self.fits, parts, strict=True)]).T
 
     def power(self, batch: ParticleBatch) -> Tensor:
         """Return what `|V|²` of a projection is multiplied by, on the rings, to be its power in an image.
@@ -93,65 +108,75 @@ class RingTransform:
             twofold but for the first; one harmonic only if there is no astigmatism in the batch.
         """
         astigmatic = bool((batch.ctf.defocus_u != batch.ctf.defocus_v).any())
-        matrices = self._interpolation(1 + HARMONICS if astigmatic else 1)
-        parts = []
-        for first in range(0, len(batch), AT_ONCE):
-            rows = slice(first, first + AT_ONCE)
-            harmonics = torch.fft.rfft(self._squared_transfer(batch, rows, ANGLES if astigmatic else 1), norm="forward")
-            weighed = torch.einsum("bfn,nfk->bnk", harmonics[..., : len(matrices)], matrices.to(harmonics.dtype))
-            parts.append(torch.stack([weighed.real, weighed.imag], dim=2).float())
-        return torch.cat(parts)
+        count, angles = (1 + HARMONICS, ANGLES) if astigmatic else (1, 1)
+        size = self._size_index(batch)
+        power = torch.empty(len(batch), count, 2, len(self.rings.nodes), device=self.device)
+        for number in range(len(self.step)):
+            matrices = self._interpolation(number, count)
+            for rows in torch.split(torch.nonzero(size == number)[:, 0], AT_ONCE):
+                transfer = self._squared_transfer(batch, rows, angles)
+                harmonics = torch.fft.rfft(transfer, norm="forward")[..., :count]
+                weighed = torch.einsum("bfn,nfk->bnk", harmonics, matrices.to(harmonics.dtype))
+                power[rows] = torch.stack([weighed.real, weighed.imag], dim=2).float()
+        return power
 
-    def _interpolation(self, count: int) -> Tensor:
-        """Matrices (count, f, K) from fine radii to rings, with all factors that images share."""
-        if count not in self._interpolations:
-            fine = self.fine * self.rings.frequency
-            factor = 2 * np.pi * fine * self.rings.frequency / len(fine)
-            every = [
-                (1 if n == 0 else 2) * factor[:, None] * self.rings.interpolation(fine, 2 * n) for n in range(count)
-            ]
-            self._interpolations[count] = torch.from_numpy(np.stack(every)).to(self.device)
-        return self._interpolations[count]
+    def _interpolation(self, size: int, count: int) -> Tensor:
+        """Matrices (count, f, K) from radii of coefficients to rings, for images of one pixel size."""
+        if (size, count) not in self._interpolations:
+            length = self.windows.grid.box * float(self.windows.pixel_sizes[size])
+            every = [(1 if n == 0 else 2) * self.rings.interpolation(self.index / length, 2 * n) for n in range(count)]
+            self._interpolations[size, count] = torch.from_numpy(np.stack(every)).to(self.device)
+        return self._interpolations[size, count]
 
-    def _squared_transfer(self, batch: ParticleBatch, rows: slice, angles: int) -> Tensor:
-        """Return what each coefficient of |V|² counts in the power, on fine radii and angles; (b, f, angles)."""
+    def _squared_transfer(self, batch: ParticleBatch, rows: Tensor, angles: int) -> Tensor:
+        """Return what each |V|² counts in the power, at all radii of coefficients and some angles; (b, f, angles)."""
         grid, pixel_size = self.windows.grid, batch.pixel_size[rows].double()
-        radius = torch.from_numpy(self.fine * self.rings.frequency).to(self.device)[:, None]
+        index = torch.from_numpy(self.index).to(self.device)
+        radius = index / (grid.box * pixel_size)[:, None]
         angle = torch.arange(angles, device=self.device) * (torch.pi / angles)
         optics = CTFParameters(**{name: value.double() for name, value in vars(batch.ctf[rows]).items()})
-        squared = ctf(radius * angle.cos(), radius * angle.sin(), optics).square()
-        length = (grid.box * pixel_size)[:, None]
-        index = radius[:, 0] * length
-        gaussian = torch.exp(-4 * (torch.pi * self.windows.footprints.reference * radius[:, 0]).square())
-        # The area of a Fourier coefficient, Parseval's factor, and the beads' unit.
-        weight = gaussian * length.square() / grid.box**2 / pixel_size[:, None] ** 4
-        weight = weight * (index <= grid.highest)
+        squared = ctf(radius[..., None] * angle.cos(), radius[..., None] * angle.sin(), optics).square()
+        gaussian = torch.exp(-4 * (torch.pi * self.windows.footprints.reference * radius).square())
+        # Parseval's factor, and the beads' unit.
+        share = torch.from_numpy(self.multiplicity).to(self.device) / grid.box**2
+        weight = gaussian * share / pixel_size[:, None] ** 4
         calibration = self.likelihood.calibration
         if calibration is not None:
-            shell = index.round().long().clamp(max=grid.highest)
             of_shell = (calibration.signal.square() / calibration.noise)[batch.optics_group[rows]]
-            weight = weight * of_shell.gather(1, shell).to(weight.dtype)
+            weight = weight * of_shell[:, index.round().long().clamp(max=grid.highest)]
         return squared * weight[..., None]
 
     def _size_index(self, batch: ParticleBatch) -> Tensor:
         sizes = self.windows.pixel_sizes
         return torch.searchsorted(sizes, batch.pixel_size).clamp(max=len(sizes) - 1)
 
-    def _matrix(self, step: float) -> Tensor:
-        """From the samples of a window to the columns of `cross`, shape (samples, columns)."""
-        rings, rows = self.rings, self.windows.rows
-        x, y = _positions(self.windows, step)
-        r, angle = np.hypot(x, y), np.arctan2(y, x)
-        fade = np.clip((r - rings.radius) / max(rows.safe * step - rings.radius, step), 0, 1)
-        area = step**2 * (0.5 + 0.5 * np.cos(np.pi * fade))
-        bessel = interpolate_bessel(rings.bessel_table(float(r.max())), 2 * np.pi * np.outer(r, rings.nodes))
-        columns = []
-        for m in range(rings.highest + 1):
-            used = rings.of_harmonic(m)
-            values = bessel[:, used, m] * rings.weight[used] * (area * (1 if m == 0 else 2))[:, None]
-            columns += [values * np.cos(m * angle)[:, None], -values * np.sin(m * angle)[:, None]]
-        gather = _gathering(self.windows, int(np.argmin(np.abs(self.step - step))))
-        return torch.from_numpy((gather.T @ np.concatenate(columns, axis=1)).astype(np.float32))
+    def _sampling(self, size: int) -> Tensor:
+        """Sparse matrix (distances times angles, samples) from windows of one pixel size to images on circles.
+
+        What it gives at a point is what the narrowest bead would collect there.
+        """
+        turn = 2 * np.pi * np.arange(self.angles) / self.angles
+        r = self.rings.distances[:, None] / self.step[size]
+        rows, footprints = self.windows.rows, self.windows.footprints
+        table = footprints.table[size, 0].double().cpu().numpy()
+        weight, taken = [], []
+        for at in ((r * np.sin(turn)).ravel(), (r * np.cos(turn)).ravel()):
+            before = np.floor(at)
+            values = (at - before - 0.5)[:, None] ** np.arange(DEGREE + 1) @ table
+            first = (footprints.taps - SUPPORT) // 2  # the other samples are for wider beads
+            weight.append(values[:, first : first + SUPPORT])
+            taken.append(before[:, None].astype(np.int64) + np.arange(SUPPORT) - SUPPORT // 2 + 1 + rows.size // 2)
+        place = (taken[0] % rows.size)[:, :, None] * rows.size + (taken[1] % rows.size)[:, None]
+        number = _numbers(self.windows)[place]
+        kept = number >= 0
+        point = np.broadcast_to(np.arange(len(number))[:, None, None], number.shape)[kept]
+        values = (weight[0][:, :, None] * weight[1][:, None])[kept]
+        indices = torch.from_numpy(np.stack([point, number[kept]]))
+        shape = (len(number), len(rows))
+        sampling = torch.sparse_coo_tensor(
+            indices, torch.from_numpy(values.astype(np.float32)), shape, check_invariants=False
+        )
+        return sampling.coalesce()
 
     def _moved(self, shift: NDArray[np.int64]) -> Tensor:
         """Which sample comes where when a shift is taken back; one more than there are: a zero."""
@@ -159,37 +184,27 @@ class RingTransform:
         places = rows.places().cpu().numpy()
         row, column = places // rows.size + shift[1], places % rows.size + shift[0]
         inside = (row >= 0) & (row < rows.size) & (column >= 0) & (column < rows.size)
-        numbers = np.full(rows.size**2, len(places))
-        numbers[places] = np.arange(len(places))
-        return torch.from_numpy(
-            np.where(inside, numbers[(row % rows.size) * rows.size + column % rows.size], len(rows))
-        )
+        number = _numbers(self.windows)[(row % rows.size) * rows.size + column % rows.size]
+        return torch.from_numpy(np.where(inside & (number >= 0), number, len(rows)))
 
 
-def _positions(windows: Windows, step: float) -> tuple[Array, Array]:
-    """Place (x, y) of each kept sample in Å from the particle."""
-    rows = windows.rows
-    places = rows.places().cpu().numpy()
-    return (places % rows.size - rows.size // 2) * step, (places // rows.size - rows.size // 2) * step
+def _numbers(windows: Windows) -> NDArray[np.int64]:
+    """Return which of the kept samples each of the grid is, shape (size²,); -1 if none."""
+    places = windows.rows.places().cpu().numpy()
+    numbers = np.full(windows.rows.size**2, -1)
+    numbers[places] = np.arange(len(places))
+    return numbers
 
 
-def _gathering(windows: Windows, size_index: int) -> scipy.sparse.csr_array:
-    """Matrix that collects samples under the footprint of the narrowest bead, placed on each sample in turn."""
-    rows, table = windows.rows, windows.footprints.table[size_index, 0].double().cpu().numpy()
-    weight = (table * (-0.5) ** np.arange(len(table))[:, None]).sum(0)  # a bead on a sample
-    taps = np.flatnonzero(np.abs(weight) > 1e-9 * weight.max())
-    places = rows.places().cpu().numpy()
-    number = np.full(rows.size**2, -1)
-    number[places] = np.arange(len(places))
-    offset = taps - len(weight) // 2 + 1
-    target = np.arange(len(places))
-    parts = []
-    for along_y in range(len(taps)):
-        line = (places // rows.size + offset[along_y]) % rows.size
-        for along_x in range(len(taps)):
-            source = number[line * rows.size + (places + offset[along_x]) % rows.size]
-            kept = source >= 0
-            value = np.full(kept.sum(), weight[taps[along_y]] * weight[taps[along_x]])
-            parts.append((value, target[kept], source[kept]))
-    values, targets, sources = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return scipy.sparse.csr_array((values, (targets, sources)), shape=(len(places), len(places)))
+def _radii(highest: int) -> tuple[Array, Array]:
+    """Lengths of Fourier indices up to `highest`, nearly equal ones together, and how many coefficients they stand for.
+
+    None stands for coefficients of two shells.
+    """
+    k = np.arange(-highest, highest + 1)
+    length = np.hypot(k, k[:, None]).ravel()
+    length = length[length <= highest]
+    number = np.floor(BINS * length).astype(np.int64)
+    count = np.bincount(number)
+    total = np.bincount(number, weights=length)
+    return total[count > 0] / count[count > 0], count[count > 0].astype(np.float64)

@@ -33,15 +33,16 @@ class Kernels(Protocol):
         """
 
     def keep_lowest(
-        self, even: Tensor, odd: Tensor, power: Tensor | None, values: Tensor, codes: Tensor, first: int
+        self, sums: Tensor, power: Tensor | None, values: Tensor, codes: Tensor, angles: int, first: int
     ) -> None:
         """Merge new values into the lowest so far, in place.
 
         Parameters
         ----------
-        even, odd
-            The sum over even and that over odd harmonics at the first half of the in-plane angles; half a turn on, the
-            odd ones change their sign. Shape (angles / 2, b, directions).
+        sums
+            Fourier series in the in-plane angle at numbers 0 to `angles // 4` of it, in four parts: those of even and
+            of odd harmonics, each of cosines and of sines. Shape (2, 2, angles // 4 + 1, b, directions). At all other
+            angles they differ by signs: half a turn on the odd ones change theirs, at the negative angle the sines.
         power
             If None the values are the sums. Else the sums are cross terms c and the values `-max(c, 0)² / 2 power`,
             the misfit at the best scale of each; shape (b, directions).
@@ -49,6 +50,8 @@ class Kernels(Protocol):
             The lowest so far, ascending, shape (b, k).
         codes
             Which they are, int64, shape (b, k). Angle number a of direction d is `first + d angles + a`.
+        angles
+            How many in-plane angles there are, an even number.
         """
 
 

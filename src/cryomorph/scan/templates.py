@@ -59,7 +59,7 @@ def ring_templates(
         radius.contiguous(), angle.contiguous(), amplitude.float(), (2 * torch.pi * nodes).float(), transform.table
     )
     power = _power(projected, harmonics)
-    by_order = (2 * torch.pi * projected).permute(3, 1, 2, 0).contiguous()  # (M + 1, 2, K, N)
+    by_order = projected[:, :, 1::2].permute(3, 1, 2, 0).contiguous()  # (M + 1, 2, W, N)
     real, imaginary = [], []
     for m in range(rings.highest + 1):
         along, across = by_order[m, :, rings.of_harmonic(m)]
