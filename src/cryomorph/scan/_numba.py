@@ -9,7 +9,7 @@ from torch import Tensor
 from cryomorph.parallel import jit, prange, use_torch_threads
 from cryomorph.scan.rings import TABLE_STEP
 
-ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
+ZERO, ONE = np.float32(0), np.float32(1)
 PER_STEP = np.float32(1 / TABLE_STEP)
 CHUNK = 128
 """Directions that are looked at together: only where one of them is low enough, one by one."""
@@ -18,8 +18,12 @@ CHUNK = 128
 def project(radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor, table: Tensor) -> Tensor:
     """Harmonics of projected beads; see `cryomorph.scan.kernels.Kernels`."""
     harmonics = torch.empty(len(radius), 2, len(wavenumber), table.shape[1])
+    argument = TABLE_STEP * np.arange(len(table))
+    count = (argument + 5 * np.cbrt(argument)).astype(np.int64) + 5  # beyond, Bessel functions are below 1e-5
+    count = np.minimum(-(-count // 8) * 8, table.shape[1])  # whole vector instructions
     use_torch_threads()
-    _project(harmonics.numpy(), radius.numpy(), angle.numpy(), amplitude.numpy(), wavenumber.numpy(), table.numpy())
+    polar, strength = (radius.numpy(), angle.numpy()), (amplitude.numpy(), wavenumber.numpy())
+    _project(harmonics.numpy(), *polar, *strength, table.numpy(), count)
     return harmonics
 
 
@@ -33,41 +37,30 @@ def keep_lowest(sums: Tensor, power: Tensor | None, values: Tensor, codes: Tenso
 
 
 @jit(parallel=True)
-def _project(harmonics: Any, radius: Any, angle: Any, amplitude: Any, wavenumber: Any, table: Any) -> None:
+def _project(
+    harmonics: Any, radius: Any, angle: Any, amplitude: Any, wavenumber: Any, table: Any, count_of_row: Any
+) -> None:
     directions, beads = radius.shape
     rings, orders = len(wavenumber), table.shape[1]
     for d in prange(directions):
-        real, imaginary = harmonics[d, 0], harmonics[d, 1]
-        real[:] = ZERO
-        imaginary[:] = ZERO
-        cosine, sine = np.empty(orders, np.float32), np.empty(orders, np.float32)
-        bessel = np.empty(orders, np.float32)
+        # Few arrays, and the loop over orders innermost: the compiler checks all of them for overlaps each time.
+        total, wave = np.zeros((rings, 2, orders), np.float32), np.empty((2, orders), np.float32)
         for b in range(beads):
-            cosine_1, sine_1 = np.cos(angle[d, b]), np.sin(angle[d, b])
-            cosine[0], sine[0] = ONE, ZERO
+            cosine, sine = np.cos(angle[d, b]), np.sin(angle[d, b])
+            wave[0, 0], wave[1, 0] = ONE, ZERO
             for m in range(1, orders):
-                cosine[m] = cosine[m - 1] * cosine_1 - sine[m - 1] * sine_1
-                sine[m] = sine[m - 1] * cosine_1 + cosine[m - 1] * sine_1
+                wave[0, m] = wave[0, m - 1] * cosine - wave[1, m - 1] * sine
+                wave[1, m] = wave[1, m - 1] * cosine + wave[0, m - 1] * sine
             for k in range(rings):
-                x = wavenumber[k] * radius[d, b]
-                # Beyond, J_m is smaller than 1e-5.
-                count = min(int(x + np.float32(5) * np.cbrt(x)) + 5, orders)
-                at = max(int(x * PER_STEP), 1)
-                u = x * PER_STEP - np.float32(at)
-                a = amplitude[b, k]
-                # Cubic interpolation between the rows of the table.
-                w0 = -a * u * (u - ONE) * (u - np.float32(2)) / np.float32(6)
-                w1 = a * (u + ONE) * (u - ONE) * (u - np.float32(2)) / np.float32(2)
-                w2 = -a * (u + ONE) * u * (u - np.float32(2)) / np.float32(2)
-                w3 = a * (u + ONE) * u * (u - ONE) / np.float32(6)
-                before, here, after, beyond = table[at - 1], table[at], table[at + 1], table[at + 2]
-                for m in range(count):
-                    bessel[m] = w0 * before[m] + w1 * here[m] + w2 * after[m] + w3 * beyond[m]
-                sum_real, sum_imaginary = real[k], imaginary[k]
-                for m in range(count):
-                    sum_real[m] += bessel[m] * cosine[m]
-                for m in range(count):
-                    sum_imaginary[m] += bessel[m] * sine[m]
+                at = wavenumber[k] * radius[d, b] * PER_STEP
+                row = int(at)
+                after = amplitude[b, k] * (at - np.float32(row))
+                before = amplitude[b, k] - after
+                for m in range(count_of_row[row]):
+                    bessel = before * table[row, m] + after * table[row + 1, m]
+                    total[k, 0, m] += bessel * wave[0, m]
+                    total[k, 1, m] += bessel * wave[1, m]
+        harmonics[d, 0], harmonics[d, 1] = total[:, 0], total[:, 1]
 
 
 @jit()

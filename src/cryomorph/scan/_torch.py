@@ -19,11 +19,8 @@ def project(radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor
     for first in range(0, directions, at_once):
         part = slice(first, first + at_once)
         x = radius[part, :, None] * wavenumber / TABLE_STEP
-        at = x.long().clamp(min=1)
-        u = (x - at)[..., None]
-        before, here, after, beyond = (table[at + i] for i in (-1, 0, 1, 2))
-        inner = (u + 1) * (u - 2) * ((u - 1) * here - u * after) / 2
-        bessel = inner + u * (u - 1) * ((u + 1) * beyond - (u - 2) * before) / 6
+        row = x.long()
+        bessel = torch.lerp(table[row], table[row + 1], (x - row)[..., None])
         harmonics[part] = torch.einsum("bk,dbkm,dcbm->dckm", amplitude, bessel, waves[part])
     return harmonics
 

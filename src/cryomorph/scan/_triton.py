@@ -90,21 +90,18 @@ def _project(
     for bead in range(beads):
         turns = order.to(tl.float32) * tl.load(turn + direction * beads + bead)
         phase = (turns - tl.floor(turns + 0.5)) * TURN
-        x = kappa * tl.load(radius + direction * beads + bead) * PER_STEP
-        at = tl.maximum(x.to(tl.int32), 1)
-        u = x - at.to(tl.float32)
-        # Cubic interpolation between the rows of the table.
-        row = table + (at[:, None] - 1) * orders + order[None, :]
-        bessel = (-u * (u - 1) * (u - 2) / 6)[:, None] * tl.load(row, mask=there, other=0.0)
-        bessel += ((u + 1) * (u - 1) * (u - 2) / 2)[:, None] * tl.load(row + orders, mask=there, other=0.0)
-        bessel += (-(u + 1) * u * (u - 2) / 2)[:, None] * tl.load(row + 2 * orders, mask=there, other=0.0)
-        bessel += ((u + 1) * u * (u - 1) / 6)[:, None] * tl.load(row + 3 * orders, mask=there, other=0.0)
-        bessel *= tl.load(amplitude + bead * rings + ring, mask=is_ring, other=0.0)[:, None]
+        at = kappa * tl.load(radius + direction * beads + bead) * PER_STEP
+        row = at.to(tl.int32)
+        place = table + row[:, None] * orders + order[None, :]
+        share = tl.load(amplitude + bead * rings + ring, mask=is_ring, other=0.0)
+        after = share * (at - row.to(tl.float32))
+        bessel = (share - after)[:, None] * tl.load(place, mask=there, other=0.0)
+        bessel += after[:, None] * tl.load(place + orders, mask=there, other=0.0)
         real += bessel * tl.cos(phase)[None, :]
         imaginary += bessel * tl.sin(phase)[None, :]
-    place = harmonics + (direction * 2 * rings + ring[:, None]) * orders + order[None, :]
-    tl.store(place, real, mask=there)
-    tl.store(place + rings * orders, imaginary, mask=there)
+    to = harmonics + (direction * 2 * rings + ring[:, None]) * orders + order[None, :]
+    tl.store(to, real, mask=there)
+    tl.store(to + rings * orders, imaginary, mask=there)
 
 
 @triton.jit

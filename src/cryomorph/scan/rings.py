@@ -32,8 +32,8 @@ DISTANCES_PER_RING = 1.5
 """Distances at which functions on rings are fitted."""
 WEAKEST = 1e-4
 """Combinations of circular waves weaker than this, relative to the strongest, are left out."""
-TABLE_STEP = 0.1
-"""Between tabulated arguments of Bessel functions: cubic interpolation is good to 3e-6."""
+TABLE_STEP = 0.02
+"""Between tabulated arguments of Bessel functions: linear interpolation is good to 3e-5."""
 
 
 @dataclass(frozen=True, eq=False)
