@@ -97,7 +97,11 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     search = None
     if reconstruction.poses.searched:
         models = open_models(config.search.models, template)
-        search = JointSearch(config.search, reconstruction, latents, stack, template, models, seed=config.seed)
+        search = JointSearch(
+            *(config.search, reconstruction, latents, stack, template, models),
+            latent_prior=config.latent_prior,
+            seed=config.seed,
+        )
     room = 0.0 if search is None else config.search.room
     trainer = Trainer(
         fabric,

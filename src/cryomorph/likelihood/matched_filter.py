@@ -6,7 +6,7 @@ molecule reaches and the contrast transfer of the image say everything that the 
 one look at the window for each bead, the second a fast Fourier transform (docs/method.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,9 @@ from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress
 from cryomorph.structure.beads import Beads
+
+NOISE_AT_ONCE = 64
+"""Images of noise that are made at a time."""
 
 
 class MatchedFilterSettings(LikelihoodSettings):
@@ -117,6 +120,31 @@ class MatchedFilter(Likelihood):
         if self._prepared is None:
             raise ValueError("no windows yet: prepare comes first")
         return self._prepared
+
+    def without_signal(self, batch: ParticleBatch, generator: torch.Generator) -> ParticleBatch:
+        """Return a batch whose windows are those of images of noise, of the power that is expected.
+
+        Parameters
+        ----------
+        batch
+            Particles, of which the optics count.
+        generator
+            Of random numbers on the CPU.
+        """
+        box, windows = self.windows.grid.box, self.windows
+        parts = []
+        for rows in torch.arange(len(batch)).split(NOISE_AT_ONCE):  # type: ignore[no-untyped-call]
+            part = batch[rows.to(batch.index.device)]
+            spectrum = torch.fft.rfft2(torch.randn(len(part), box, box, generator=generator))
+            if self.calibration is not None:
+                along = torch.fft.fftfreq(box, 1 / box)
+                shell = torch.hypot(along[:, None], along[: box // 2 + 1]).round().long()
+                noise = self.calibration.noise.cpu()[part.optics_group.cpu()]
+                spectrum = spectrum * noise[:, shell.clamp(max=noise.shape[1] - 1)].sqrt()
+            image = torch.fft.irfft2(spectrum, s=(box, box)).float().to(part.shift.device)
+            noisy = replace(part, image=image, statistic=None)
+            parts.append(filtered_windows(self, noisy, windows.rows, windows.footprints.reference))
+        return replace(batch, image=None, statistic=torch.cat(parts))
 
     def terms(self, beads: Beads, rotation: Tensor, shift: Tensor, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
         """Return `⟨y, h * v⟩` and `‖h * v‖²` of each image; see the base class."""

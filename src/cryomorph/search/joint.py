@@ -7,6 +7,7 @@ Where it fits best it starts to learn. From what was learned comes the next libr
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from cryomorph.scan.polish import polish
 from cryomorph.search.approach import ApproachSettings, approach
 from cryomorph.search.distil import distil, path_latents
 from cryomorph.search.library import Library, along_main_motion
+from cryomorph.structure.beads import Beads
 from cryomorph.structure.model import Template
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ LIBRARY_PARTICLES = 4096
 """Particles whose conformations tell the main motion."""
 APPROACH_GRID = ProductGrid(200, 48)
 """Coarser than for poses: only the mean over images counts."""
+NOISE_IMAGES = 256
+"""Images of noise that tell how well a conformation fits by chance."""
 SAME_DEGREES = 15.0
 """Poses closer than this are one optimum: then the refined one stays unless the new one fits better."""
 
@@ -58,7 +62,7 @@ class SearchSettings(Settings):
     library: int = Field(8, ge=1, description="conformations along the main motion")
     extension: float = Field(1 / 3, ge=0, description="how far they reach beyond it at both ends, as a share of it")
     models: tuple[Path, ...] = Field((), description="further models of the same residues (PDB, mmCIF) to compare with")
-    candidates: int = Field(32, ge=1, description="poses and conformations kept of each image, to tell how sure it is")
+    candidates: int = Field(64, ge=1, description="poses and conformations kept of each image, to tell how sure it is")
     shift_range: float = Field(0.0, ge=0, description="Å around the file's shifts in which particles are looked for")
     shift_step: float = Field(3.0, gt=0, description="Å between shifts that are tried")
     growth: float = Field(10.0, ge=0, description="Å by which the molecule may reach farther than the template")
@@ -85,6 +89,9 @@ class JointSearch:
         Names the residues.
     models
         Further conformations in the template's frame, shape (k, n, 3) Å.
+    latent_prior
+        Strength of the latents' normal prior, which conformations of the library pay as well: without it images
+        without signal would choose ever more extreme ones.
     seed
         Of what is drawn at random.
 
@@ -103,6 +110,7 @@ class JointSearch:
         template: Template,
         models: NDArray[np.float64],
         *,
+        latent_prior: float,
         seed: int,
     ) -> None:
         if not isinstance(reconstruction.likelihood, MatchedFilter):
@@ -113,7 +121,7 @@ class JointSearch:
         self.reconstruction, self.latents, self.stack, self.template = reconstruction, latents, stack, template
         self.likelihood, self.poses = reconstruction.likelihood, reconstruction.poses
         self.models = torch.from_numpy(models).float()
-        self.seed = seed
+        self.latent_prior, self.seed = latent_prior, seed
 
     def due(self, epoch: int) -> bool:
         """Tell whether to search after so many epochs."""
@@ -144,6 +152,7 @@ class JointSearch:
         progress = progress or Silent()
         scan = self._scan(self._grid)
         library = self._that_fit(scan, self._first_library(source, progress))
+        library = self._priced(library, scan, source, scan.lowest_normalised)
         self._replace_by(
             lambda batch: self._first_candidates(scan, batch, library, progress),
             *(source, rows, library, pose_optimizer, latent_optimizer, progress),
@@ -162,6 +171,7 @@ class JointSearch:
         progress = progress or Silent()
         scan = self._scan(self._grid)
         library = self._that_fit(scan, self._learned_library())
+        library = self._priced(library, scan, source, scan.lowest)
         return self._replace_by(
             lambda batch: self._candidates(scan, batch, library, progress),
             *(source, rows, library, pose_optimizer, latent_optimizer, progress),
@@ -217,6 +227,7 @@ class JointSearch:
     ) -> tuple[Candidates, Tensor]:
         beads = self.reconstruction.beads(library.conformations)
         found = scan.lowest_normalised(scan.see(batch), beads, self.settings.candidates, progress)
+        found = found.with_misfit(found.misfit + library.price[found.conformation])
         return found, torch.ones_like(batch.index, dtype=torch.bool)
 
     def _candidates(
@@ -225,16 +236,39 @@ class JointSearch:
         """Return what fits each image best, the first polished, and whether it is better than what it has."""
         beads = self.reconstruction.beads(library.conformations)
         found = scan.lowest(scan.see(batch), beads, self.settings.candidates, progress)
-        own = self.reconstruction.beads(library.conformations[found.conformation[:, 0]])
+        found = found.with_misfit(found.misfit + library.price[found.conformation])
+        first = found.conformation[:, 0]
+        own = self.reconstruction.beads(library.conformations[first])
         shifts = self.settings.shift_range > 0
         rotation, shift = found.rotation[:, 0].float(), found.shift[:, 0].float()
         rotation, shift, misfit = polish(self.likelihood, own, rotation, shift, batch, shifts=shifts)
         found.rotation[:, 0], found.shift[:, 0] = rotation, shift
         rotation_now, shift_now = self.poses.best(batch)
-        x = self.reconstruction.conformations(self.latents(batch))
-        terms = self.likelihood.terms(self.reconstruction.beads(x), rotation_now, shift_now, batch)
+        z = self.latents(batch)
+        beads_now = self.reconstruction.beads(self.reconstruction.conformations(z))
+        misfit_now = self.likelihood.misfit(*self.likelihood.terms(beads_now, rotation_now, shift_now, batch), batch)
         turned = torch.rad2deg(roma.rotmat_geodesic_distance(rotation, rotation_now))
-        return found, (turned > SAME_DEGREES) | (misfit < self.likelihood.misfit(*terms, batch))
+        better = misfit + self._cost(library)[first] < misfit_now + self._latent_cost(z)
+        return found, (turned > SAME_DEGREES) | better
+
+    def _priced(
+        self, library: Library, scan: RingScan, source: BatchSource, lowest: Callable[..., Candidates]
+    ) -> Library:
+        """Tell what each conformation costs: by the latents' prior, and since it fits noise better than others."""
+        rows = spread_over_groups(self.stack.table.optics_group, NOISE_IMAGES, least=1)
+        noise = scan.see(self._without_signal(source.batch(rows).to(self._device)))
+        beads = self.reconstruction.beads(library.conformations)
+        by_chance = torch.stack([lowest(noise, _one(beads, n), 1).misfit.mean() for n in range(len(beads.positions))])
+        return replace(library, price=self._cost(library) - by_chance)
+
+    def _cost(self, library: Library) -> Tensor:
+        """Return what the latent coordinates of a library cost, shape (L,); 0 where they are not known."""
+        cost = self._latent_cost(library.latents)
+        return torch.cat([cost, cost.new_zeros(len(library.conformations) - len(cost))])
+
+    def _latent_cost(self, z: Tensor) -> Tensor:
+        """Return what latent coordinates (k, d) cost under their prior, in nats, shape (k,)."""
+        return 0.5 * self.latent_prior * z.square().sum(1)
 
     def _first_library(self, source: BatchSource, progress: Progress) -> Library:
         """Let the template approach the images, teach the decoder the way, and return points along it."""
@@ -249,7 +283,7 @@ class JointSearch:
         others = torch.cat([start[None], self.models.to(start)])
         way = torch.cat([way, self.models.to(start)])
         if len(way) == 1:
-            return Library(way.new_zeros(0, model.latent_dim), others)
+            return Library.free(way.new_zeros(0, model.latent_dim), others)
         if len(self.models):
             way = way[_order(way)]
         z = path_latents(len(way), model.latent_dim).to(way)
@@ -259,21 +293,27 @@ class JointSearch:
         points = torch.linspace(0, len(way) - 1, settings.library, device=way.device)
         before = points.long().clamp(max=len(way) - 2)
         latents = torch.lerp(z[before], z[before + 1], (points - before)[:, None])
-        return Library(latents, torch.cat([model(latents), others]))
+        return Library.free(latents, torch.cat([model(latents), others]))
 
     def _score(self, source: BatchSource) -> Callable[[Tensor], Tensor]:
-        """Return what tells how well conformations (L, n, 3) fit each of some images, (L, images), poses unknown."""
+        """Return what tells how well conformations (L, n, 3) fit each of some images, (L, images), poses unknown.
+
+        The best of many poses fits noise as well, and the better the more different a conformation looks from all
+        sides. So it is compared with as many images of noise.
+        """
         rows = spread_over_groups(self.stack.table.optics_group, self.settings.approach.images, least=1)
         scan = self._scan(APPROACH_GRID)
-        images = scan.see(source.batch(rows).to(self._device))
+        batch = source.batch(rows).to(self._device)
+        images, noise = scan.see(batch), scan.see(self._without_signal(batch))
 
         @torch.no_grad()
         def score(x: Tensor) -> Tensor:
             beads = self.reconstruction.beads(x)
             result = torch.full((len(x), len(rows)), torch.inf, device=x.device)
             for number in torch.nonzero(scan.fits(beads))[:, 0].tolist():
-                one = type(beads)(beads.positions[number : number + 1], beads.amplitude, beads.width)
-                result[number] = scan.lowest_normalised(images, one, 1).misfit[:, 0]
+                one = _one(beads, number)
+                by_chance = scan.lowest_normalised(noise, one, 1).misfit[:, 0]
+                result[number] = scan.lowest_normalised(images, one, 1).misfit[:, 0] - by_chance
             return result
 
         return score
@@ -299,7 +339,15 @@ class JointSearch:
             )
         if not fits.all():
             logger.info("%d of the library's conformations are larger than the windows: left out", int((~fits).sum()))
-        return Library(library.latents[fits[: len(library.latents)]], library.conformations[fits])
+        return Library.free(library.latents[fits[: len(library.latents)]], library.conformations[fits])
+
+    def _without_signal(self, batch: ParticleBatch) -> ParticleBatch:
+        return self.likelihood.without_signal(batch, torch.Generator().manual_seed(self.seed))
+
+
+def _one(beads: Beads, number: int) -> Beads:
+    """Return one of some conformations."""
+    return Beads(beads.positions[number : number + 1], beads.amplitude, beads.width)
 
 
 def _entropy(misfit: Tensor) -> Tensor:

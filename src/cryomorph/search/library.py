@@ -1,6 +1,7 @@
 """Candidate conformations: what the model has learned so far and a little beyond, in a few steps."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,10 +27,18 @@ class Library:
         Where the first of them stand in latent space, shape (k, d); for the rest nobody knows.
     conformations
         Residue coordinates in Å, shape (L, n, 3), L >= k.
+    price
+        What it costs to choose each of them, in nats, shape (L,).
     """
 
     latents: Tensor
     conformations: Tensor
+    price: Tensor
+
+    @classmethod
+    def free(cls, latents: Tensor, conformations: Tensor) -> Self:
+        """Return a library all of whose conformations are as good beforehand."""
+        return cls(latents, conformations, conformations.new_zeros(len(conformations)))
 
 
 @torch.no_grad()
@@ -63,7 +72,7 @@ def along_main_motion(model: ConformationModel, z: Tensor, count: int, extension
         latents = torch.stack([_regress(place, z, low, high, low + share * span) for share in points])
     else:
         latents = z.mean(0, keepdim=True)
-    return Library(latents, torch.cat([model(latents), others.to(x)]))
+    return Library.free(latents, torch.cat([model(latents), others.to(x)]))
 
 
 def _first_component(centred: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from scipy.linalg import cho_solve_banded, cholesky_banded, eigh
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.spatial import cKDTree
+from threadpoolctl import threadpool_limits
 
 from cryomorph.errors import InputError
 from cryomorph.structure.model import Template
@@ -216,7 +217,9 @@ def _dense(matrix: csr_array[np.float64], rigid: Array, count: int) -> tuple[Arr
     # No eigenvalue exceeds twice the largest number of springs on a point: rigid motions go to the other end.
     most = matrix.diagonal().reshape(-1, 3).sum(1).max()
     stiffened = matrix.toarray() + (2.0 * most + 1.0) * rigid @ rigid.T
-    eigenvalue, vectors = eigh(stiffened, subset_by_index=(0, count - 1), overwrite_a=True, check_finite=False)
+    # On busy machines the threads of a matrix this small wait for each other far longer than they work.
+    with threadpool_limits(1):
+        eigenvalue, vectors = eigh(stiffened, subset_by_index=(0, count - 1), overwrite_a=True, check_finite=False)
     return eigenvalue, vectors
 
 
