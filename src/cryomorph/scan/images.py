@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cryomorph.gridding.footprints import DEGREE, SUPPORT
 from cryomorph.likelihood.matched_filter import MatchedFilter, Windows
-from cryomorph.optics import CTFParameters, ctf
+from cryomorph.optics import CTFParameters, ctf, electron_wavelength
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.scan.rings import Rings
 
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 ANGLES = 32
 """Directions over half a circle in which an astigmatic contrast transfer is looked at."""
 HARMONICS = 12
-"""Highest harmonic, in turns per half circle, of the squared contrast transfer that is kept."""
+"""Highest harmonic, in turns per half circle, of the squared contrast transfer that is ever kept."""
 BINS = 16
 """Radii per Fourier index at which the contrast transfer is looked at: they resolve it as far as the box does."""
 AT_ONCE = 64
@@ -107,8 +107,8 @@ class RingTransform:
             Real and imaginary parts of harmonics 0, 2, 4, ... of the squared contrast transfer in units of the noise,
             twofold but for the first; one harmonic only if there is no astigmatism in the batch.
         """
-        astigmatic = bool((batch.ctf.defocus_u != batch.ctf.defocus_v).any())
-        count, angles = (1 + HARMONICS, ANGLES) if astigmatic else (1, 1)
+        count = 1 + self._highest_harmonic(batch)
+        angles = ANGLES if count > 1 else 1
         size = self._size_index(batch)
         power = torch.empty(len(batch), count, 2, len(self.rings.nodes), device=self.device)
         for number in range(len(self.step)):
@@ -119,6 +119,12 @@ class RingTransform:
                 weighed = torch.einsum("bfn,nfk->bnk", harmonics, matrices.to(harmonics.dtype))
                 power[rows] = torch.stack([weighed.real, weighed.imag], dim=2).float()
         return power
+
+    def _highest_harmonic(self, batch: ParticleBatch) -> int:
+        """Highest harmonic of the squared contrast transfer that counts: it has `J_n(b)` of it with b as here."""
+        apart = (batch.ctf.defocus_u - batch.ctf.defocus_v).abs()
+        b = float((torch.pi * electron_wavelength(batch.ctf.voltage) * apart).max()) * self.rings.frequency**2
+        return min(int(np.ceil(1.1 * b)) + 4, HARMONICS) if b > 0 else 0
 
     def _interpolation(self, size: int, count: int) -> Tensor:
         """Matrices (count, f, K) from radii of coefficients to rings, for images of one pixel size."""
