@@ -100,8 +100,9 @@ def history_figure(runs: dict[str, list[dict[str, float]]], path: Path) -> None:
         for quarter, colour in zip(QUARTERS, colours, strict=True):
             axes.plot([row["epoch"] for row in rows], [row[quarter] for row in rows], color=colour, label=quarter)
         axes.set(title=name, xlabel="epoch", ylim=(0, 1))
+        axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0, 0].set_ylabel(f"share of images > {FAR_OFF:g}° off")
-    panels[0, -1].legend(frameon=False, title="quarter of the path")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right", frameon=False, title="quarter of\nthe path")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

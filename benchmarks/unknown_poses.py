@@ -15,7 +15,8 @@ stopped. Rows:
 * `restricted`: likewise, but only images of the closed quarter with the open template; `restricted-closed`: of the open
   quarter with the closed template.
 * `halves`: two runs of `search` on 500 particles each, which are compared with each other. `noise`: likewise for white
-  noise in place of the images. Of motions that are real, the first principal components agree.
+  noise in place of the images. Of motions that are real, the first principal components agree; where conformations
+  hardly move, their direction means nothing.
 """
 
 import argparse
@@ -45,6 +46,8 @@ POSES = ("_rlnAngleRot", "_rlnAngleTilt", "_rlnAnglePsi", "_rlnOriginX", "_rlnOr
 POSES += ("_rlnOriginXAngst", "_rlnOriginYAngst", "_rlnAngleRotPrior", "_rlnAngleTiltPrior", "_rlnAnglePsiPrior")
 HALF = 500
 """Particles in each of two halves that are compared."""
+OTHER_SEED = 1000
+"""By how much the seed of the second half differs."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +182,12 @@ def run_one(arguments: argparse.Namespace, label: str, seed: int) -> dict[str, o
     """Train and evaluate what belongs to a row of the table."""
     row, names, seconds = ROWS[label], [], 0.0
     template = arguments.data / getattr(arguments, row.template)
-    options = ["--template", str(template), "--poses", row.poses, "--seed", str(seed), *arguments.options]
-    for suffix, selection in chosen(row, arguments):
+    options = ["--template", str(template), "--poses", row.poses, *arguments.options]
+    for number, (suffix, selection) in enumerate(chosen(row, arguments)):
         names.append(f"{label}-seed{seed}{suffix}")
-        seconds += train(names[-1], [*particles_of(row, arguments), *selection, *options], row, arguments)
+        # Networks that start alike would agree before they have seen an image.
+        options_now = [*options, "--seed", str(seed + number * OTHER_SEED)]
+        seconds += train(names[-1], [*particles_of(row, arguments), *selection, *options_now], row, arguments)
     result: dict[str, object] = {
         "row": label,
         "poses": row.poses,
@@ -246,7 +251,7 @@ def print_table(rows: list[dict[str, object]]) -> None:
     if halves:
         print(f"\n{'two halves':20s}{'seed':>5s}{'s':>7s}{'spread (Å)':>14s}{'along PC 1 (Å)':>17s}{'|cos|':>8s}")
     for row in halves:
-        spread, motion = (", ".join(f"{value:.2f}" for value in row[name]) for name in ("spread", "motion"))
+        spread, motion = (", ".join(f"{value:.2g}" for value in row[name]) for name in ("spread", "motion"))
         print(f"{row['row']:20s}{row['seed']:5d}{row['seconds']:7.0f}{spread:>14s}{motion:>17s}{row['agreement']:8.2f}")
 
 
