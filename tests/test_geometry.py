@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import roma
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from cryomorph.geometry import (
     relion_to_matrix,
     rmsd,
     superpose,
+    superpose_core,
 )
 
 ORACLE = Path(__file__).parent / "oracles" / "relion_projections.csv"
@@ -200,3 +202,18 @@ def test_common_translation_along_a_direction_that_nobody_sees_is_none():
     np.testing.assert_allclose(
         common_translation(rotation, rotation[:, :2] @ [1.0, 2.0, 9.0]), [1.0, 2.0, 0.0], atol=1e-6
     )
+
+
+def test_the_core_is_superposed_whatever_the_arms_do():
+    generator = np.random.default_rng(0)
+    target = generator.normal(size=(100, 3)) * 15
+    bent = target.copy()
+    bent[70:] = target[70:] @ random_rotations(1, generator)[0].T + 6
+    small = roma.rotvec_to_rotmat(torch.tensor([[0.05, -0.08, 0.03]], dtype=torch.float64)).numpy()
+    mobile = bent @ np.swapaxes(small, 1, 2) + [0.5, -0.3, 0.8]
+    rotation, translation = superpose_core(mobile, target, rounds=30)
+    moved = mobile @ np.swapaxes(rotation, 1, 2) + translation[:, None]
+    assert np.abs(moved[0, :70] - target[:70]).max() < 0.3
+    everything, shift = superpose(mobile, target)
+    moved = mobile @ np.swapaxes(everything, 1, 2) + shift[:, None]
+    assert np.abs(moved[0, :70] - target[:70]).max() > 1.0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import gemmi
+import mrcfile
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from cryomorph.components import Settings
 from cryomorph.config import open_models, parse_config, read_config
 from cryomorph.conformations.base import ConformationModel
 from cryomorph.errors import InputError
+from cryomorph.geometry import project, superpose_core
 from cryomorph.latents.table import TableLatents, TableLatentsSettings
 from cryomorph.latents.variational import VariationalLatents, VariationalLatentsSettings
 from cryomorph.poses.search import SearchedPoses, SearchedPosesSettings
@@ -249,3 +251,42 @@ def test_replaced_poses_lose_their_corrections_and_no_others():
     others = [0, 1, 3, 4, 5]
     torch.testing.assert_close(poses.corrections.table.weight[others], moved[others])
     assert poses.cost(batch)[2] == 0
+
+
+def test_noise_moves_nothing(unposed, tmp_path):
+    """Images without signal leave the template where it is, and leave particles at the middle of latent space."""
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    for name in ("particles.star", "template.cif"):
+        shutil.copy(unposed / name, noise)
+    with mrcfile.open(unposed / "particles.mrcs") as stack:
+        shape = stack.data.shape
+    with mrcfile.new(noise / "particles.mrcs") as stack:
+        stack.set_data(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+        stack.voxel_size = 2.5
+    train(parse_config(search_settings(noise), "test"), tmp_path / "run")
+    fitted = FittedRun(tmp_path / "run")
+    x = np.concatenate([x for _, x in fitted.decode(np.arange(len(fitted.source_index)))])
+    assert np.sqrt(np.square(x - x.mean(0)).sum(-1).mean()) < 0.5
+    assert np.sqrt(np.square(x.mean(0) - fitted.template.coordinates).sum(-1).mean()) < 0.5
+
+
+def test_conformations_and_poses_are_brought_to_one_frame(searched):
+    """What is seen in the images does not change; the core of each conformation lies on the template's."""
+    fitted = FittedRun(searched)
+    poses = fitted.found_poses
+    assert poses is not None
+    rows = np.arange(len(fitted.source_index))
+    ((_, decoded),) = fitted.decode(rows)
+    seen = decoded @ np.swapaxes(poses.rotation[:, :2], 1, 2) + poses.shift[:, None]
+    state = RunFolder(searched).load_checkpoint()["reconstruction"]
+    source = SearchedPoses(SearchedPosesSettings(), len(rows))
+    source.load_state_dict({name[6:]: value for name, value in state.items() if name.startswith("poses.")})
+    rotation, shift = source.best(coarse_batch(8, images=len(rows)))
+    with torch.inference_mode():
+        raw = fitted.model(torch.from_numpy(fitted.latents))
+        expected = project(raw, rotation, shift).numpy()
+    np.testing.assert_allclose(seen, expected, atol=2e-4)
+    turn, move = superpose_core(decoded, fitted.template.coordinates)
+    np.testing.assert_allclose(turn, np.broadcast_to(np.eye(3), turn.shape), atol=1e-3)
+    np.testing.assert_allclose(move, 0, atol=1e-2)

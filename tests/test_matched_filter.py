@@ -199,3 +199,20 @@ def test_windows_for_other_beads_are_refused(tmp_path):
     for width in (beads.width.float()[:-1], beads.width.float() + 0.1):
         with pytest.raises(ValueError, match="prepared for other beads"):
             likelihood.terms(replace(single(beads), width=width), windowed.rotation, windowed.shift, windowed)
+
+
+def test_noise_correlates_with_a_projection_as_much_as_its_power_says(tmp_path):
+    """`⟨n, h * v⟩` of noise has the variance `‖h * v‖²`, both in units of the noise, whatever its power in a shell."""
+    batch, beads = make_batch(24, images=400, groups=GROUPS, seed=3), make_beads(400)
+    noise = 0.5 + torch.rand(GROUPS, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2
+    calibration = ShellCalibration(noise=noise, signal=torch.ones_like(noise))
+    likelihood, windowed = prepared(batch, beads, tmp_path, calibration=calibration, margin=30.0)
+    noisy = likelihood.without_signal(windowed, torch.Generator().manual_seed(1))
+    assert noisy.statistic.shape == windowed.statistic.shape
+    assert noisy.image is None
+    cross, power = likelihood.terms(single(beads), windowed.rotation, windowed.shift, noisy)
+    score = cross / power.sqrt()
+    assert abs(score.mean()) < 4 / 20
+    assert abs(score.var() - 1) < 4 * (2 / 400) ** 0.5
+    again = likelihood.without_signal(windowed, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(again.statistic, noisy.statistic, rtol=0, atol=0)
