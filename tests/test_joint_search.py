@@ -14,7 +14,14 @@ import torch
 
 from conftest import helix_model
 from cryomorph.components import Settings
-from cryomorph.config import open_models, parse_config, read_config
+from cryomorph.config import (
+    build_latents,
+    build_reconstruction,
+    open_models,
+    open_particles,
+    parse_config,
+    read_config,
+)
 from cryomorph.conformations.base import ConformationModel
 from cryomorph.errors import InputError
 from cryomorph.geometry import project, superpose_core
@@ -23,8 +30,9 @@ from cryomorph.latents.variational import VariationalLatents, VariationalLatents
 from cryomorph.poses.search import SearchedPoses, SearchedPosesSettings
 from cryomorph.results import FittedRun, evaluate
 from cryomorph.run import RunFolder
-from cryomorph.search.joint import _entropy, _order
-from cryomorph.search.library import along_main_motion
+from cryomorph.search.approach import ApproachSettings
+from cryomorph.search.joint import APPROACH_GRID, JointSearch, SearchSettings, _entropy, _order
+from cryomorph.search.library import Library, along_main_motion
 from cryomorph.simulate import SimulationSettings
 from cryomorph.structure.model import read_template
 from cryomorph.workflows import simulate_images, train
@@ -290,3 +298,54 @@ def test_conformations_and_poses_are_brought_to_one_frame(searched):
     turn, move = superpose_core(decoded, fitted.template.coordinates)
     np.testing.assert_allclose(turn, np.broadcast_to(np.eye(3), turn.shape), atol=1e-3)
     np.testing.assert_allclose(move, 0, atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def search_in_noise(unposed, tmp_path_factory):
+    """A search in 200 images of noise, and where its batches come from."""
+    folder = tmp_path_factory.mktemp("noise")
+    shutil.copy(unposed / "template.cif", folder)
+    with mrcfile.new(folder / "particles.mrcs") as stack:
+        stack.set_data(np.random.default_rng(0).standard_normal((200, 32, 32)).astype(np.float32))
+        stack.voxel_size = 2.5
+    lines = (unposed / "particles.star").read_text().splitlines()
+    images = [line for line in lines if "@" in line]
+    head = lines[: lines.index(images[0])]
+    rows = [images[i % len(images)].replace(f"{i % len(images) + 1:06d}@", f"{i + 1:06d}@") for i in range(200)]
+    (folder / "particles.star").write_text("\n".join(head + rows) + "\n")
+    config = parse_config(search_settings(folder), "test")
+    stack, template = open_particles(config.particles), read_template(folder / "template.cif")
+    reconstruction = build_reconstruction(config, template, 1, 200)
+    latents = build_latents(config, reconstruction.conformations.latent_dim, 200)
+    with torch.no_grad():
+        beads = reconstruction.beads(reconstruction.conformations.template[None])
+        source = reconstruction.likelihood.prepare(stack, beads, folder, room=10.0)
+    nothing = np.empty((0, len(template), 3))
+    settings = SearchSettings(directions=80, in_plane=24, approach=ApproachSettings(images=200))
+    parts = (settings, reconstruction, latents, stack, template, nothing)
+    return JointSearch(*parts, latent_prior=1.0, seed=0), source
+
+
+def test_no_conformation_fits_noise_better_than_another(search_in_noise):
+    """A shrunken molecule looks alike from all sides: the best of its poses fits noise less well, which counts not."""
+    search, source = search_in_noise
+    template = search.reconstruction.conformations.template
+    x = torch.stack([template, 0.4 * template])
+    scored = search._score(source)(x)
+    difference = scored[0] - scored[1]
+    error = difference.std() / len(difference) ** 0.5
+    assert abs(difference.mean()) < 3 * error
+    images = search._scan(APPROACH_GRID)
+    seen = images.see(source.batch(np.arange(200)))
+    raw = [images.lowest_normalised(seen, search.reconstruction.beads(one[None]), 1).misfit[:, 0] for one in x]
+    assert (raw[0] - raw[1]).mean() < -5 * (raw[0] - raw[1]).std() / 200**0.5
+
+
+def test_a_library_costs_its_latents_and_what_it_fits_by_chance(search_in_noise):
+    search, source = search_in_noise
+    template = search.reconstruction.conformations.template
+    library = Library.free(torch.tensor([[2.0, 1.0]]), torch.stack([template, 0.4 * template, template]))
+    scan = search._scan(APPROACH_GRID)
+    price = search._priced(library, scan, source, scan.lowest_normalised).price
+    torch.testing.assert_close(price[0] - price[2], torch.tensor(2.5), atol=1e-4, rtol=0)
+    assert price[2] > price[1] + 0.5
