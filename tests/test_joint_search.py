@@ -349,3 +349,11 @@ def test_a_library_costs_its_latents_and_what_it_fits_by_chance(search_in_noise)
     price = search._priced(library, scan, source, scan.lowest_normalised).price
     torch.testing.assert_close(price[0] - price[2], torch.tensor(2.5), atol=1e-4, rtol=0)
     assert price[2] > price[1] + 0.5
+
+
+def test_windows_too_small_for_the_template_are_told(unposed, tmp_path):
+    settings = search_settings(
+        unposed, search=SEARCH | {"growth": 0.0}, likelihood={"kind": "matched_filter", "margin": 0}
+    )
+    with pytest.raises(InputError, match=r"reaches beyond the \d+ Å .* raise search.growth \(it is 0 Å\)"):
+        train(parse_config(settings, "test"), tmp_path / "run")

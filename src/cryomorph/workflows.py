@@ -71,7 +71,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     _continues(run, config, resume)  # a folder in the way is told before anything is read
     stack = open_particles(config.particles)
     if not stack.has_poses and needs_poses(config):
-        raise InputError(f"{config.particles.path}: has no poses; run a consensus refinement first")
+        path = config.particles.path
+        raise InputError(f"{path}: has no poses; run a consensus refinement first, or give --poses search")
     if len(stack) < config.hardware.devices:
         raise InputError(f"--devices: {config.hardware.devices} processes for {len(stack)} particles; use fewer")
     template, remark = open_template(config.template, stack)

@@ -151,6 +151,8 @@ class JointSearch:
         """
         progress = progress or Silent()
         scan = self._scan(self._grid)
+        start = self.reconstruction.conformations.template[None].to(self._device)
+        self._that_fit(scan, Library.free(start.new_zeros(0, self.latents.latent_dim), start))
         library = self._that_fit(scan, self._first_library(source, progress))
         library = self._priced(library, scan, source, scan.lowest_normalised)
         self._replace_by(
@@ -335,7 +337,7 @@ class JointSearch:
         if not fits.any():
             raise InputError(
                 f"the template reaches beyond the {scan.radius:.0f} Å that windows leave: is it docked? Is the box "
-                "large enough? Else give a larger likelihood.margin"
+                f"large enough? Else raise search.growth (it is {self.settings.growth:g} Å)"
             )
         if not fits.all():
             logger.info("%d of the library's conformations are larger than the windows: left out", int((~fits).sum()))
