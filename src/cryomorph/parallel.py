@@ -17,7 +17,7 @@ FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
 """What may be rearranged for vector instructions. Infinities and NaN keep their meaning: divergence must show."""
 
 
-def jit(*, parallel: bool = False) -> Callable[[F], F]:
+def jit(*, parallel: bool = False, strict: bool = False) -> Callable[[F], F]:
     """Compile a function with numba on its first call; machine code is kept for later processes.
 
     numba notices changes of the function's own file only, so a kernel and the compiled functions it calls belong
@@ -27,13 +27,20 @@ def jit(*, parallel: bool = False) -> Callable[[F], F]:
     ----------
     parallel
         Divide the loops over `prange` among threads. Call `use_torch_threads` before such a kernel.
+    strict
+        Round each operation as it is written. What may be rearranged can differ in the last bits between a process that
+        compiled it and those that find it compiled.
     """
 
     def compile_it(function: F) -> F:
         # A helper becomes part of each kernel that calls it. Else a fresh process would call a copy compiled by itself,
         # one that finds the kernel in the cache another copy, with other rounding: runs would not resume bit by bit.
         compiled = numba.njit(
-            cache=True, fastmath=FAST_MATH, error_model="numpy", parallel=parallel, forceinline=not parallel
+            cache=True,
+            fastmath=set() if strict else FAST_MATH,
+            error_model="numpy",
+            parallel=parallel,
+            forceinline=not parallel,
         )(function)
         return cast(F, compiled)
 

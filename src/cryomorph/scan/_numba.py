@@ -36,7 +36,7 @@ def keep_lowest(sums: Tensor, power: Tensor | None, values: Tensor, codes: Tenso
         _keep_normalised(sums.numpy(), power.numpy(), values.numpy(), codes.numpy(), angles, first)
 
 
-@jit(parallel=True)
+@jit(parallel=True, strict=True)
 def _project(
     harmonics: Any, radius: Any, angle: Any, amplitude: Any, wavenumber: Any, table: Any, count_of_row: Any
 ) -> None:
@@ -63,7 +63,7 @@ def _project(
         harmonics[d, 0], harmonics[d, 1] = total[:, 0], total[:, 1]
 
 
-@jit()
+@jit(strict=True)
 def _put(values: Any, codes: Any, value: float, code: int) -> Any:
     """Put a value into an ascending list in place of the last."""
     at = len(values) - 1
@@ -74,7 +74,7 @@ def _put(values: Any, codes: Any, value: float, code: int) -> Any:
     return values[-1]
 
 
-@jit()
+@jit(strict=True)
 def _turned(number: int, a: int, angles: int) -> int:
     """Return the number of the angle a, that half a turn on, or those of their mirror images."""
     half = angles // 2
@@ -85,7 +85,7 @@ def _turned(number: int, a: int, angles: int) -> int:
     return (angles - a) % angles if number == 2 else half - a
 
 
-@jit(parallel=True)
+@jit(parallel=True, strict=True)
 def _keep_misfits(sums: Any, values: Any, codes: Any, angles: int, first: int) -> None:
     _, _, quarter, images, directions = sums.shape
     for i in prange(images):
@@ -113,7 +113,7 @@ def _keep_misfits(sums: Any, values: Any, codes: Any, angles: int, first: int) -
                             worst = _put(values[i], codes[i], value, code)
 
 
-@jit(parallel=True)
+@jit(parallel=True, strict=True)
 def _keep_normalised(sums: Any, power: Any, values: Any, codes: Any, angles: int, first: int) -> None:
     _, _, quarter, images, directions = sums.shape
     minus_half = np.float32(-0.5)
