@@ -289,7 +289,7 @@ def prepares(monkeypatch):
     """A likelihood that keeps the images of the stack in the cache; the beads of each preparation, when it was made."""
     calls = []
 
-    def prepare(likelihood, stack, beads, cache, progress=None):
+    def prepare(likelihood, stack, beads, cache, progress=None, *, room=0.0):
         path = cache / "halves.npy"
         if not path.exists():
             calls.append(beads)
