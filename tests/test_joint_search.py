@@ -155,11 +155,15 @@ def test_a_search_needs_windows(unposed, tmp_path):
         train(parse_config(search_settings(unposed, likelihood="direct"), "test"), tmp_path / "run")
 
 
-def test_models_of_the_library_must_have_the_same_residues(lopsided, dimer):
+def test_models_of_the_library_must_have_the_same_residues(lopsided, dimer, tmp_path):
     placed = open_models([lopsided / "model.pdb"], read_template(lopsided / "template.cif"))
     assert placed.shape == (1, 40, 3)
     with pytest.raises(InputError, match="40 residues, the template 32"):
         open_models([lopsided / "model.pdb"], dimer)
+    other = tmp_path / "mutant.pdb"
+    other.write_text((lopsided / "model.pdb").read_text().replace("ARG A   2", "LYS A   2"))
+    with pytest.raises(InputError, match=r"residue .*2 is LYS, the template's .*2 is ARG"):
+        open_models([other], read_template(lopsided / "template.cif"))
 
 
 def test_a_model_of_the_user_is_compared_as_well(unposed, lopsided, tmp_path):

@@ -316,6 +316,12 @@ def open_models(paths: Sequence[Path], template: Template) -> NDArray[np.float64
                 f"{path}: has {len(model)} residues, the template {len(template)}: models of --library must be of the "
                 "same residues"
             )
+        for row, (found, expected) in enumerate(zip(model.residue_names, template.residue_names, strict=True)):
+            if found != expected:
+                raise InputError(
+                    f"{path}: residue {model.residue_ids[row]} is {found}, the template's "
+                    f"{template.residue_ids[row]} is {expected}: models of --library must be of the same residues"
+                )
         rotation, translation = superpose(model.coordinates, template.coordinates)
         placed[number] = model.coordinates @ rotation.T + translation
     return placed

@@ -153,11 +153,8 @@ class Trainer:
         assert self.pose_optimizer is not None
         self._gather_rows()
         mine = np.flatnonzero(self.owned.numpy())
-        work = (self.source, mine, self.pose_optimizer, self.latent_optimizer, progress)
-        if self.epoch == 0:
-            self.joint_search.begin(*work)
-            return {"new_poses": 1.0}
-        return {"new_poses": self.joint_search.again(*work)}
+        optimizers = (self.pose_optimizer, self.latent_optimizer)
+        return {"new_poses": self.joint_search.run(self.epoch, self.source, mine, *optimizers, progress)}
 
     def calibrate(self, progress: Progress | None = None, *, due: bool = False) -> bool:
         """Estimate noise and signal of Fourier shells at the current conformations, if it is time; returns whether.

@@ -28,7 +28,7 @@ class SearchedPoses(PoseSource):
     rotation, shift : Tensor (particles, 3, 3), (particles, 2)
         Poses as found.
     uncertainty : Tensor (particles,)
-        Entropy in nats of the posterior over all poses and conformations that were compared.
+        Entropy in nats of the posterior over the best of all poses and conformations that were compared.
     """
 
     Settings = SearchedPosesSettings

@@ -128,18 +128,21 @@ class JointSearch:
         return epoch == 0 or epoch in self.settings.epochs
 
     @torch.no_grad()
-    def begin(
+    def run(
         self,
+        epoch: int,
         source: BatchSource,
         rows: NDArray[np.int64],
         pose_optimizer: Optimizer,
         latent_optimizer: Optimizer,
         progress: Progress | None = None,
-    ) -> None:
-        """Find first poses, and where in latent space particles start.
+    ) -> float:
+        """Find poses, and where in latent space particles go on; before the first epoch, or with what was learned.
 
         Parameters
         ----------
+        epoch
+            How many epochs are done.
         source
             Of batches with windows.
         rows
@@ -148,34 +151,28 @@ class JointSearch:
             Of what is replaced.
         progress
             Told of images times conformations.
+
+        Returns
+        -------
+        float
+            Share of the particles whose pose was replaced.
         """
         progress = progress or Silent()
         scan = self._scan(self._grid)
-        start = self.reconstruction.conformations.template[None].to(self._device)
-        self._that_fit(scan, Library.free(start.new_zeros(0, self.latents.latent_dim), start))
-        library = self._that_fit(scan, self._first_library(source, progress))
-        library = self._priced(library, scan, source, scan.lowest_normalised)
-        self._replace_by(
-            lambda batch: self._first_candidates(scan, batch, library, progress),
-            *(source, rows, library, pose_optimizer, latent_optimizer, progress),
-        )
-
-    @torch.no_grad()
-    def again(
-        self,
-        source: BatchSource,
-        rows: NDArray[np.int64],
-        pose_optimizer: Optimizer,
-        latent_optimizer: Optimizer,
-        progress: Progress | None = None,
-    ) -> float:
-        """Search again with what has been learned; returns the share of particles with a new pose. See `begin`."""
-        progress = progress or Silent()
-        scan = self._scan(self._grid)
-        library = self._that_fit(scan, self._learned_library())
-        library = self._priced(library, scan, source, scan.lowest)
+        find: Callable[[RingScan, ParticleBatch, Library, Progress], tuple[Candidates, Tensor]]
+        if epoch == 0:
+            start = self.reconstruction.conformations.template[None].to(self._device)
+            self._that_fit(scan, Library.free(start.new_zeros(0, self.latents.latent_dim), start))
+            library, lowest, find = (
+                self._first_library(source, progress),
+                scan.lowest_normalised,
+                self._first_candidates,
+            )
+        else:
+            library, lowest, find = self._learned_library(), scan.lowest, self._candidates
+        library = self._priced(self._that_fit(scan, library), scan, source, lowest)
         return self._replace_by(
-            lambda batch: self._candidates(scan, batch, library, progress),
+            lambda batch: find(scan, batch, library, progress),
             *(source, rows, library, pose_optimizer, latent_optimizer, progress),
         )
 
@@ -353,7 +350,7 @@ def _one(beads: Beads, number: int) -> Beads:
 
 
 def _entropy(misfit: Tensor) -> Tensor:
-    """Entropy in nats of the posteriors that misfits (b, k) stand for, all poses being as likely beforehand."""
+    """Entropy in nats of the posteriors that misfits (b, k), prices included, stand for."""
     share = torch.softmax(-misfit, dim=1)
     entropy: Tensor = -torch.xlogy(share, share).sum(1)
     return entropy
