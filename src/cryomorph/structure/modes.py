@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from cryomorph.errors import InputError
 from cryomorph.structure.model import Template
+from cryomorph.structure.naming import name_residues, stretches
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -28,7 +29,6 @@ ZERO = 1e-9  # in spring constants; eigenvalues below it are motions without ene
 SHIFT = 2e-3  # in spring constants; as soft as soft modes, so that inverting costs them no digits
 DENSE_POINTS = 300  # up to here a dense solver is as fast
 SLACK = 1e-5  # share of the root mean square motion by which points of one rigid body may disagree
-STRETCHES_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def template_modes(template: Template, count: int, cutoff: float = CUTOFF, rows:
     chosen = np.arange(len(template)) if rows is None else rows
     try:
         return normal_modes(
-            template.coordinates[chosen], count, cutoff, lambda found: _residues(template, np.sort(chosen[found]))
+            template.coordinates[chosen], count, cutoff, lambda found: name_residues(template, np.sort(chosen[found]))
         )
     except InputError as error:
         raise InputError(f"{template.source}: {error}") from error
@@ -85,7 +85,7 @@ def normal_modes(
     coordinates: Array,
     count: int,
     cutoff: float = CUTOFF,
-    named: Callable[[Rows], str] = lambda rows: f"points ({_stretches(rows, str)})",
+    named: Callable[[Rows], str] = lambda rows: f"points ({stretches(rows, str)})",
 ) -> Modes:
     """Compute normal modes of an elastic network.
 
@@ -286,19 +286,3 @@ def _rigid_fit(coordinates: Array, motion: Array, near: Rows) -> Array:
     best = np.linalg.lstsq(_shifts_and_turns(coordinates[near]), motion[near].ravel(), rcond=1e-9)[0]
     fitted: Array = (_shifts_and_turns(coordinates) @ best).reshape(-1, 3)
     return fitted
-
-
-def _residues(template: Template, rows: Rows) -> str:
-    pieces = []
-    for index in np.unique(template.chain[rows]):
-        inside = rows[template.chain[rows] == index]
-        pieces.append(f"{_stretches(inside, template.residue_ids.__getitem__)} of chain {template.chain_names[index]}")
-    return f"residue{'s' if len(rows) > 1 else ''} {'; '.join(pieces)}"
-
-
-def _stretches(rows: Rows, name: Callable[[int], str]) -> str:
-    """Name sorted rows by the first and the last of each stretch: "3 to 9, 12"."""
-    ends = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
-    names = [name(end[0]) if len(end) == 1 else f"{name(end[0])} to {name(end[-1])}" for end in ends]
-    more = f" and {len(names) - STRETCHES_NAMED} more stretches" if len(names) > STRETCHES_NAMED else ""
-    return ", ".join(names[:STRETCHES_NAMED]) + more
