@@ -1,0 +1,71 @@
+"""`cryomorph simulate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryomorph.cli.options import numbers, option
+
+
+def simulate(
+    conformations: Annotated[
+        Path, typer.Argument(help="Trajectory .dcd/.xtc, multi-model .pdb/.cif, or a folder.", show_default=False)
+    ],
+    out: Annotated[Path, option("Folder for particles.mrcs, particles.star and truth.npz.")],
+    topology: Annotated[Path | None, option("PDB, mmCIF or PSF file that names the atoms of a trajectory.")] = None,
+    template: Annotated[Path | None, option("Model to dock on the mean conformation (template.cif).")] = None,
+    poses: Annotated[
+        Path | None, option("Take rotations from this .star, .cs or truth.npz [default: uniform].")
+    ] = None,
+    images: Annotated[int | None, option("Images of each conformation [default: 10].")] = None,
+    box: Annotated[int | None, option("Image size in pixels [default: 128].")] = None,
+    pixel_size: Annotated[float | None, option("Å per pixel [default: 2].")] = None,
+    voltage: Annotated[float | None, option("Acceleration voltage in kV [default: 300].")] = None,
+    cs: Annotated[float | None, option("Spherical aberration in mm [default: 2.7].")] = None,
+    amplitude_contrast: Annotated[float | None, option("Between 0 and 1 [default: 0.07].")] = None,
+    defocus: Annotated[
+        str | None, option("Å, positive is underfocus: LOW,HIGH or one value [default: 10000,20000].")
+    ] = None,
+    astigmatism: Annotated[str | None, option("U - V in Å: LOW,HIGH or one value [default: 0].")] = None,
+    phase_shift: Annotated[float | None, option("Of a phase plate, degrees [default: 0].")] = None,
+    b_factor: Annotated[float | None, option("Of the envelope, Å² [default: 0].")] = None,
+    shift: Annotated[float | None, option("Standard deviation of shifts, Å [default: 0].")] = None,
+    dose: Annotated[float | None, option("Electrons per Å² [default: 100].")] = None,
+    snr_db: Annotated[float | None, option("Power signal-to-noise ratio in dB; replaces the dose.")] = None,
+    solvent: Annotated[bool | None, option("Subtract the ice that atoms displace [default: yes].")] = None,
+    align: Annotated[bool | None, option("Superpose conformations on the first [default: no].")] = None,
+    dtype: Annotated[str | None, option("float32 or float16 [default: float32].")] = None,
+    seed: Annotated[int | None, option("Seed of all random numbers [default: 0].", min=0)] = None,
+) -> None:
+    """Simulate images with known truth from all-atom conformations."""
+    from cryomorph.config import parse_settings
+    from cryomorph.console import ProgressBar, say
+    from cryomorph.simulate import SimulationSettings
+    from cryomorph.workflows import simulate_images
+
+    given = {
+        "images_per_conformation": images,
+        "box": box,
+        "pixel_size": pixel_size,
+        "voltage": voltage,
+        "spherical_aberration": cs,
+        "amplitude_contrast": amplitude_contrast,
+        "defocus": numbers(defocus),
+        "astigmatism": numbers(astigmatism),
+        "phase_shift": phase_shift,
+        "b_factor": b_factor,
+        "shift": shift,
+        "dose": dose,
+        "snr_db": snr_db,
+        "solvent": solvent,
+        "align": align,
+        "dtype": dtype,
+        "seed": seed,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = parse_settings(SimulationSettings, chosen, "command line")
+    star = simulate_images(
+        conformations, out, settings, topology=topology, template=template, poses=poses, progress=ProgressBar()
+    )
+    say(f"particles: {star}\ntruth: {out / 'truth.npz'}")
