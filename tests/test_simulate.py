@@ -326,14 +326,15 @@ def test_aligned_conformations_lose_their_rigid_motion():
 
 
 def test_docked_template_lies_on_the_mean_conformation():
-    coordinates = map_frame(make_ensemble(conformations=1)).residue_coordinates
+    ensemble = map_frame(make_ensemble(conformations=1))
+    coordinates = ensemble.residue_coordinates
     template = make_ensemble(conformations=1).template
     turned = template.transformed(random_rotations(1, np.random.default_rng(8))[0], np.array([30.0, -20.0, 4.0]))
-    docked = dock(turned, coordinates)
+    docked = dock(turned, ensemble)
     np.testing.assert_allclose(docked.coordinates, coordinates[0], atol=1e-4)
     np.testing.assert_allclose(docked.atom_coordinates[1], docked.coordinates[0])
 
 
 def test_template_with_other_residues_cannot_be_docked():
     with pytest.raises(InputError, match="8 residues and the conformations have 9"):
-        dock(make_ensemble().template, make_ensemble(residues=9).residue_coordinates)
+        dock(make_ensemble().template, make_ensemble(residues=9))

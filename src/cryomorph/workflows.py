@@ -32,7 +32,7 @@ from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
 from cryomorph.search.joint import JointSearch
-from cryomorph.simulate import SimulationSettings, dock, map_frame, simulate
+from cryomorph.simulate import SimulationSettings, simulate
 from cryomorph.structure.model import Template, read_template
 from cryomorph.structure.trajectory import read_ensemble
 from cryomorph.structure.write import write_template
@@ -160,9 +160,9 @@ def simulate_images(
     Parameters
     ----------
     conformations
-        Trajectory (`.dcd` or `.xtc`, with a topology), multi-model PDB or mmCIF, or a folder of these.
+        Trajectory (`.dcd` or `.xtc`, with a topology), PDB or mmCIF with one or several models, or a folder of these.
     out
-        Folder for `particles.mrcs`, `particles.star` and `truth.npz`.
+        Folder for `particles.mrcs`, `particles.star` and `truth.npz`, and what the settings ask for besides.
     settings
         What the images are like.
     topology
@@ -174,19 +174,15 @@ def simulate_images(
     overwrite
         Replace an earlier simulation.
     """
-    docked = out / "template.cif"
-    if template is not None and docked.exists() and not overwrite:
-        raise InputError(f"{docked}: exists already; choose another --out")
-    ensemble = read_ensemble(conformations, topology)
-    rotations = None if poses is None else read_rotations(poses)
-    model = None
-    if template is not None:
-        placed = map_frame(ensemble, align=settings.align)
-        model = dock(read_template(template), placed.residue_coordinates)
-    star = simulate(ensemble, settings, out, rotations=rotations, overwrite=overwrite, progress=progress)
-    if model is not None:
-        write_template(docked, model)
-    return star
+    return simulate(
+        read_ensemble(conformations, topology),
+        settings,
+        out,
+        template=None if template is None else read_template(template),
+        rotations=None if poses is None else read_rotations(poses),
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def read_rotations(path: Path) -> NDArray[np.float64]:

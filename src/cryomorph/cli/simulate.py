@@ -1,7 +1,7 @@
 """`cryomorph simulate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,7 +10,7 @@ from cryomorph.cli.options import numbers, option
 
 def simulate(
     conformations: Annotated[
-        Path, typer.Argument(help="Trajectory .dcd/.xtc, multi-model .pdb/.cif, or a folder.", show_default=False)
+        Path, typer.Argument(help="Model(s) .pdb/.cif, trajectory .dcd/.xtc, or a folder.", show_default=False)
     ],
     out: Annotated[Path, option("Folder for particles.mrcs, particles.star and truth.npz.")],
     topology: Annotated[Path | None, option("PDB, mmCIF or PSF file that names the atoms of a trajectory.")] = None,
@@ -19,6 +19,23 @@ def simulate(
         Path | None, option("Take rotations from this .star, .cs or truth.npz [default: uniform].")
     ] = None,
     images: Annotated[int | None, option("Images of each conformation [default: 10].")] = None,
+    modes: Annotated[
+        int | None, option("Move every image's chains on their own, along this many normal modes of each.")
+    ] = None,
+    mixture: Annotated[
+        str | None,
+        option('Of the weights of modes, Å: "MEAN,MEAN;STD", equally probable means [default: 0,2.5;0.25].'),
+    ] = None,
+    chain_rotation: Annotated[
+        float | None, option("Turn every image's chains on their own, by up to this many degrees about x, y and z.")
+    ] = None,
+    groups: Annotated[
+        str | None, option("Rigid domains that move in place of chains, such as A:1-120,A:121-214,B.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        option("Write row numbers to train.txt, validation.txt and test.txt: 5000,500,500 images, or 0.8,0.1,0.1."),
+    ] = None,
     box: Annotated[int | None, option("Image size in pixels [default: 128].")] = None,
     pixel_size: Annotated[float | None, option("Å per pixel [default: 2].")] = None,
     voltage: Annotated[float | None, option("Acceleration voltage in kV [default: 300].")] = None,
@@ -44,8 +61,9 @@ def simulate(
     from cryomorph.simulate import SimulationSettings
     from cryomorph.workflows import simulate_images
 
-    given = {
+    given: dict[str, Any] = {
         "images_per_conformation": images,
+        "split": split,
         "box": box,
         "pixel_size": pixel_size,
         "voltage": voltage,
@@ -63,6 +81,8 @@ def simulate(
         "dtype": dtype,
         "seed": seed,
     }
+    motion = {"modes": modes, "mixture": mixture, "rotation": chain_rotation, "groups": groups}
+    given["motion"] = {name: value for name, value in motion.items() if value is not None} or None
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = parse_settings(SimulationSettings, chosen, "command line")
     star = simulate_images(

@@ -1,4 +1,4 @@
-"""Images with known truth, from an ensemble of all-atom conformations.
+"""Images with known truth, from all-atom conformations: those of an ensemble, or of chains that move in each image.
 
 A molecule in ice is a weak phase object: the electrons counted in a pixel are Poisson distributed with the mean
 `N (1 - c)`, where `N` is the dose a pixel receives and `c = 2 σ V * h` the contrast, made of the interaction
@@ -12,11 +12,18 @@ Left out: multiple scattering, the structure of the ice, inelastic scattering, t
 from cryomorph.simulate.files import star_document
 from cryomorph.simulate.frame import dock, map_frame
 from cryomorph.simulate.images import add_noise, contrasts
+from cryomorph.simulate.molecules import Molecules
+from cryomorph.simulate.motion import MovingDomains, set_in_motion
 from cryomorph.simulate.particles import Particles, ctf_parameters, draw_particles
-from cryomorph.simulate.settings import SimulationSettings
+from cryomorph.simulate.settings import Mixture, Motion, SimulationSettings
 from cryomorph.simulate.simulation import simulate
+from cryomorph.simulate.split import draw_split
 
 __all__ = [
+    "Mixture",
+    "Molecules",
+    "Motion",
+    "MovingDomains",
     "Particles",
     "SimulationSettings",
     "add_noise",
@@ -24,7 +31,9 @@ __all__ = [
     "ctf_parameters",
     "dock",
     "draw_particles",
+    "draw_split",
     "map_frame",
+    "set_in_motion",
     "simulate",
     "star_document",
 ]

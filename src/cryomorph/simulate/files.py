@@ -1,6 +1,9 @@
 """The files of simulated images: stack, metadata and truth."""
 
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -11,11 +14,11 @@ from numpy.typing import NDArray
 from cryomorph.geometry import matrix_to_relion
 from cryomorph.progress import Progress
 from cryomorph.simulate.images import add_noise, contrasts
+from cryomorph.simulate.molecules import Molecules, batches
 from cryomorph.simulate.particles import Particles
 from cryomorph.simulate.settings import SimulationSettings
-from cryomorph.structure.trajectory import Ensemble
 
-STACK, STAR, TRUTH = "particles.mrcs", "particles.star", "truth.npz"
+STACK, STAR, TRUTH, TEMPLATE = "particles.mrcs", "particles.star", "truth.npz", "template.cif"
 
 
 def star_document(particles: Particles, settings: SimulationSettings) -> cif.Document:
@@ -61,9 +64,14 @@ def _decimals(values: NDArray[np.float64]) -> list[str]:
 
 
 def write_stack(
-    path: Path, ensemble: Ensemble, particles: Particles, settings: SimulationSettings, progress: Progress
+    path: Path,
+    molecules: Molecules,
+    particles: Particles,
+    settings: SimulationSettings,
+    extent: float,
+    progress: Progress,
 ) -> None:
-    """Simulate all images, in order, into an MRC stack."""
+    """Simulate all images, in order, into an MRC stack; `extent` is the `reach` of the molecules."""
     mode = mode_from_dtype(np.dtype(settings.dtype))
     shape = (len(particles), settings.box, settings.box)
     progress.start("simulating", len(particles))
@@ -72,7 +80,7 @@ def write_stack(
             stack.set_image_stack()
             stack.voxel_size = settings.pixel_size
             image = 0
-            for batch in contrasts(ensemble, particles, settings):
+            for batch in contrasts(molecules, particles, settings, extent=extent):
                 for contrast in batch:
                     stack.data[image] = add_noise(contrast, settings, image)
                     image += 1
@@ -81,13 +89,30 @@ def write_stack(
         progress.finish()
 
 
-def write_truth(path: Path, ensemble: Ensemble, particles: Particles) -> None:
-    """Write the conformations and what was drawn for every image."""
-    with path.open("wb") as file:
-        np.savez(
-            file,
-            coordinates=ensemble.residue_coordinates.astype(np.float32),
-            conformation=particles.conformation,
-            rotation=particles.rotation,
-            shift=particles.shift,
-        )
+def write_truth(path: Path, molecules: Molecules, particles: Particles, drawn: Mapping[str, NDArray[Any]]) -> None:
+    """Write the conformations, some at a time, what was drawn for every image, and what was drawn besides."""
+    arrays = {
+        "conformation": particles.conformation,
+        "rotation": particles.rotation,
+        "shift": particles.shift,
+        **drawn,
+    }
+    coordinates = np.dtype(np.float32)
+    header = {
+        "descr": np.lib.format.dtype_to_descr(coordinates),
+        "fortran_order": False,
+        "shape": (len(molecules), len(molecules.template), 3),
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open("coordinates.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for rows in batches(molecules):
+                member.write(molecules.residues(rows).astype(coordinates).tobytes())
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def write_rows(path: Path, rows: NDArray[np.int64]) -> None:
+    """Write row numbers, one a line."""
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

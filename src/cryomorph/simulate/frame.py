@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cryomorph.errors import InputError
 from cryomorph.geometry import superpose
+from cryomorph.simulate.molecules import Molecules, mean_residues
 from cryomorph.structure.model import Template
 from cryomorph.structure.trajectory import Ensemble
 
@@ -33,31 +33,25 @@ def map_frame(ensemble: Ensemble, *, align: bool = False) -> Ensemble:
     return replace(ensemble, atom_coordinates=coordinates.astype(np.float32))
 
 
-def dock(template: Template, coordinates: NDArray[np.floating]) -> Template:
+def dock(template: Template, molecules: Molecules) -> Template:
     """Place a template in the map frame: rigidly superposed, by its residues, on the mean of simulated conformations.
 
     Parameters
     ----------
     template
         A model with n residues.
-    coordinates
-        Residue positions of the conformations in Å in the map frame, shape (K, n, 3): `coordinates` of `truth.npz`.
+    molecules
+        The conformations, in the map frame.
 
     Raises
     ------
     InputError
         If the numbers of residues differ.
     """
-    mean = np.asarray(coordinates, dtype=np.float64).mean(0)
     mobile = template.coordinates
-    if mobile.shape != mean.shape:
+    if len(mobile) != len(molecules.template):
         raise InputError(
-            f"the template has {len(mobile)} residues and the conformations have {len(mean)}; "
+            f"the template has {len(mobile)} residues and the conformations have {len(molecules.template)}; "
             "select the same residues of both"
         )
-    return template.transformed(*superpose(mobile, mean))
-
-
-def reach(ensemble: Ensemble) -> float:
-    """Distance in Å of the outermost atom of any conformation from the origin."""
-    return float(max(np.linalg.norm(frame, axis=-1).max() for frame in ensemble.atom_coordinates))
+    return template.transformed(*superpose(mobile, mean_residues(molecules)))

@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 from cryomorph.errors import InputError
 from cryomorph.geometry import project
 from cryomorph.optics import ctf, electron_wavelength
-from cryomorph.simulate.frame import reach
+from cryomorph.simulate.molecules import Molecules, reach
 from cryomorph.simulate.particles import Particles, ctf_parameters
 from cryomorph.simulate.settings import SimulationSettings
 from cryomorph.structure.potential import ProjectedPotential, interaction_constant, to_image
-from cryomorph.structure.trajectory import Ensemble
 
 _BATCH_ELEMENTS = 2**24  # phase factors held at once; a few hundred MB of work space
 
 
 def contrasts(
-    ensemble: Ensemble, particles: Particles, settings: SimulationSettings, batch_size: int | None = None
+    molecules: Molecules,
+    particles: Particles,
+    settings: SimulationSettings,
+    batch_size: int | None = None,
+    extent: float | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the noise-free contrast of all images in order, in batches (b, D, D); protein is bright.
 
@@ -28,7 +31,7 @@ def contrasts(
 
     Parameters
     ----------
-    ensemble
+    molecules
         In the map frame.
     particles
         Poses and defocus.
@@ -36,27 +39,30 @@ def contrasts(
         Optics and box.
     batch_size
         b; chosen by memory if not given.
+    extent
+        The `reach` of the molecules, if it is known already.
     """
-    box = _working_box(ensemble, settings)
+    box = _working_box(reach(molecules) if extent is None else extent, settings)
+    elements = molecules.template.elements
     first = box // 2 - settings.box // 2
     window = slice(first, first + settings.box)
-    potential = ProjectedPotential(ensemble.template.elements, box, settings.pixel_size, settings.solvent)
+    potential = ProjectedPotential(elements, box, settings.pixel_size, settings.solvent)
     strength = 2 * interaction_constant(settings.voltage)
     parameters = ctf_parameters(particles, settings)
     frequency_x = torch.fft.rfftfreq(box, settings.pixel_size)[None, None]
     frequency_y = torch.fft.fftfreq(box, settings.pixel_size)[None, :, None]
     if batch_size is None:
-        batch_size = int(np.clip(_BATCH_ELEMENTS // (len(ensemble.template.elements) * box), 1, 32))
+        batch_size = int(np.clip(_BATCH_ELEMENTS // (len(elements) * box), 1, 32))
     for start in range(0, len(particles), batch_size):
         rows = slice(start, start + batch_size)
-        atoms = torch.from_numpy(ensemble.atom_coordinates[particles.conformation[rows]]).float()
+        atoms = torch.from_numpy(molecules.atoms(particles.conformation[rows]))
         rotation = torch.from_numpy(particles.rotation[rows]).float()
         seen = project(atoms, rotation, torch.from_numpy(particles.shift[rows]).float())
         fourier = strength * potential(seen) * ctf(frequency_x, frequency_y, parameters[rows])
         yield to_image(fourier, box)[:, window, window].numpy()
 
 
-def _working_box(ensemble: Ensemble, settings: SimulationSettings) -> int:
+def _working_box(extent: float, settings: SimulationSettings) -> int:
     """Pixels a side at which nothing wraps round into the image, rounded up to a size that transforms fast.
 
     A wave of frequency k is displaced by λ Δf k; the tail of an atom on one edge must not reach the opposite edge of
@@ -65,7 +71,7 @@ def _working_box(ensemble: Ensemble, settings: SimulationSettings) -> int:
     wavelength = float(electron_wavelength(torch.tensor(settings.voltage, dtype=torch.float64)))
     defocus = max(abs(value) for value in settings.defocus) + settings.astigmatism[1] / 2
     tail = wavelength * defocus / (2 * settings.pixel_size)
-    needed = settings.box / 2 + (reach(ensemble) + 3 * settings.shift + tail) / settings.pixel_size
+    needed = settings.box / 2 + (extent + 3 * settings.shift + tail) / settings.pixel_size
     return int(scipy.fft.next_fast_len(max(settings.box, int(np.ceil(needed))), real=True))
 
 

@@ -1,6 +1,6 @@
 """What simulated images are like."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -12,12 +12,81 @@ Range = Annotated[
 """Values are drawn uniformly between the two; equal ends, or a single number, give the value."""
 
 
+Share = Annotated[float, Field(ge=0)]
+
+
+class Mixture(Settings):
+    """Normal distributions of different means and one standard deviation, each as probable as the others."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    means: tuple[float, ...] = Field(min_length=1, description="Å")
+    deviation: float = Field(ge=0, description="standard deviation, Å")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        """Take `0,2.5;0.25` for the means 0 and 2.5 and the deviation 0.25."""
+        if not isinstance(value, str):
+            return value
+        means, semicolon, deviation = value.partition(";")
+        try:
+            if not semicolon:
+                raise ValueError
+            return {"means": [float(mean) for mean in means.split(",")], "deviation": float(deviation)}
+        except ValueError:
+            raise ValueError(f"expected MEAN,MEAN;DEVIATION such as 0,2.5;0.25, found {value!r}") from None
+
+
+PUBLISHED = Mixture(means=(0.0, 2.5), deviation=0.25)
+"""Paper B's (Koo et al., CryoChains, section 3.1)."""
+
+
+class Motion(Settings):
+    """Motions that every image has for itself: normal modes and a rotation of each chain (paper B, section 3.1)."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    modes: int = Field(0, ge=0, description="softest normal modes of each chain")
+    mixture: Mixture | None = Field(
+        default_factory=lambda given: PUBLISHED if given.get("modes") else None,
+        description="of the weights: each mode of K makes a root mean square displacement of weight / sqrt(K)",
+    )
+    rotation: float = Field(
+        0.0, ge=0, le=180, description="largest angle by which each chain turns about x, about y and about z, degrees"
+    )
+    groups: str | None = Field(None, description="rigid domains in place of chains, such as A:1-120,A:121-214,B")
+
+    @model_validator(mode="after")
+    def _something_moves(self) -> "Motion":
+        if self.mixture is not None and self.modes == 0:
+            raise ValueError("a mixture is one of weights of normal modes; give the number of modes too")
+        if self.modes == 0 and self.rotation == 0:
+            raise ValueError("with neither modes nor rotations nothing moves; give at least one")
+        return self
+
+
+def _split(value: Any) -> Any:
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        train, validation, test = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"expected TRAIN,VALIDATION,TEST, counts or fractions such as 5000,500,500 or 0.8,0.1,0.1, found {value!r}"
+        ) from None
+    return train, validation, test
+
+
 class SimulationSettings(Settings):
     """What the images are like."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     images_per_conformation: int = Field(10, ge=1, description="images of each conformation")
+    motion: Motion | None = Field(None, description="that every image has for itself, from its conformation on")
+    split: Annotated[tuple[Share, Share, Share], BeforeValidator(_split)] | None = Field(
+        None, description="images for training, validation and test, drawn at random: counts, or fractions of all"
+    )
     box: int = Field(128, ge=8, description="pixels along an edge, even or odd")
     pixel_size: float = Field(2.0, gt=0, description="Å per pixel")
     voltage: float = Field(300.0, gt=0, description="acceleration voltage, kV")

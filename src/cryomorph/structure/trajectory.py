@@ -45,7 +45,19 @@ class Ensemble:
     @property
     def residue_coordinates(self) -> NDArray[np.float64]:
         """Representative atoms (K, n, 3) in Å."""
-        return self.atom_coordinates[:, self.template.representative_atoms].astype(np.float64)
+        return self.residues(np.arange(len(self)))
+
+    def atoms(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return all atoms of some conformations in Å: rows (b,) to (b, m, 3)."""
+        return self.atom_coordinates[rows]
+
+    def residues(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return representative atoms of some conformations in Å: rows (b,) to (b, n, 3)."""
+        return self.atom_coordinates[rows[:, None], self.template.representative_atoms].astype(np.float64)
+
+    def conformation(self, row: int) -> Template:
+        """Return one of the conformations as a template; its bonds are those of the first."""
+        return _at(self.template, self.atom_coordinates[row])
 
 
 def read_ensemble(path: Path, topology: Path | None = None, chains: Sequence[str] | None = None) -> Ensemble:
