@@ -11,13 +11,19 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+import logging
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gemmi
 import numpy as np
 import pytest
 
+from command_line import Result
+from cryomorph.cli import main
 from cryomorph.config import parse_config
+from cryomorph.console import console
 from cryomorph.simulate import SimulationSettings
 from cryomorph.structure.model import Template, read_template
 from cryomorph.workflows import simulate_images, train
@@ -142,3 +148,26 @@ def copied(finished, tmp_path):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)
     return out
+
+
+@pytest.fixture
+def cryomorph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Result]]:
+    """The command, in this process: `cryomorph("train", ...)` gives exit code, stdout and stderr."""
+    logger = logging.getLogger("cryomorph")
+    before = logger.handlers, logger.level, logger.propagate
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["cryomorph", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return Result(code, *capsys.readouterr())
+
+    yield call
+    logger.handlers, logger.level, logger.propagate = before
+    console.quiet = False

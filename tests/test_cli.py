@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
@@ -12,10 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
+from command_line import refused
 from cryomorph import __version__
-from cryomorph.cli import main
 from cryomorph.config import parse_config, read_config
-from cryomorph.console import console
 from cryomorph.errors import InputError
 from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.star import read_star
@@ -26,40 +24,6 @@ from particle_files import Facts, noise, without, write_cs, write_stack, write_s
 from small_runs import folder_state
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def errors(self) -> list[str]:
-        return [line for line in self.err.splitlines() if line.startswith("error:")]
-
-
-@pytest.fixture
-def cryomorph(monkeypatch, capsys):
-    """The command, in this process: `cryomorph("train", ...)` gives exit code, stdout and stderr."""
-    logger = logging.getLogger("cryomorph")
-    before = logger.handlers, logger.level, logger.propagate
-    monkeypatch.setenv("TERMINAL_WIDTH", "200")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["cryomorph", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Result(code, *capsys.readouterr())
-
-    yield call
-    logger.handlers, logger.level, logger.propagate = before
-    console.quiet = False
-
-
 @pytest.fixture
 def data(tmp_path, helix_file):
     """Five particles of 32 pixels as p.star and p.cs, in a folder with a template, helix.pdb."""
@@ -68,14 +32,6 @@ def data(tmp_path, helix_file):
     write_star(tmp_path / "p.star", facts.star31())
     write_cs(tmp_path / "p.cs", facts.cs())
     return tmp_path
-
-
-def refused(result: Result, message: str) -> None:
-    """Exit code 2, one line about the error, no traceback."""
-    assert result.code == 2, result.err
-    assert result.errors == result.err.strip().splitlines()[-1:]
-    assert re.search(message, result.errors[0]), result.errors[0]
-    assert "Traceback" not in result.err
 
 
 def edited(name, **columns):
