@@ -13,6 +13,7 @@ import yaml
 
 from command_line import refused
 from cryomorph import __version__
+from cryomorph.cli.application import COMMANDS
 from cryomorph.config import parse_config, read_config
 from cryomorph.errors import InputError
 from cryomorph.particles.found import FoundPoses
@@ -164,7 +165,7 @@ def test_a_template_larger_than_the_box_is_refused(cryomorph, data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--decoder", "transformer"], "decoder: unknown kind 'transformer'; there are gnn, mlp"),
+        (["--decoder", "transformer"], "decoder: unknown kind 'transformer'; there are chains, gnn, mlp, nma"),
         (["--likelihood", "guess"], "likelihood: unknown kind 'guess'"),
         (["--poses", "guess"], "poses: unknown kind 'guess'"),
         (["--shift-range", "3"], "--shift-range and --library are for --poses search"),
@@ -537,7 +538,7 @@ def test_help_of_simulate_names_units_and_the_real_defaults(cryomorph):
     assert named["dtype"] == real.dtype
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export", "simulate", "demo"])
+@pytest.mark.parametrize("command", [command.__name__ for command in COMMANDS])
 def test_every_command_has_help(cryomorph, command):
     result = cryomorph(command, "--help")
     assert result.code == 0

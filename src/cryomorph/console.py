@@ -22,6 +22,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from cryomorph.evaluation import Evaluation
+    from cryomorph.mode_files import MoleculeModes
 
 console = Console()
 errors = Console(stderr=True)
@@ -41,6 +42,8 @@ POSES = {
     "shift_error_median_angstrom": ("shift, median", "{:.3f} Å"),
 }
 """Fields of an evaluation that are shown, and how."""
+MODES_SHOWN = 20
+"""Rows of a table; of several domains, as many of each as go into it, but three at least."""
 
 
 class _Rate(TextColumn):
@@ -124,3 +127,22 @@ def show_evaluation(evaluation: "Evaluation", run: Path) -> None:
     poses = {label: form.format(values[name]) for name, (label, form) in POSES.items() if values[name] is not None}
     if poses:
         show_table(f"Error of the poses of {run}", poses)
+
+
+def show_modes(modes: "MoleculeModes", model: Path) -> None:
+    """Print how stiff and how collective the softest modes are."""
+    several = len(modes.domains) > 1
+    each = len(modes) // len(modes.domains)
+    shown = min(each, max(3, MODES_SHOWN // len(modes.domains)))
+    of_each = " of each domain" if several else ""
+    say(f"Normal modes of {model}" + (f", the softest {shown} of {each}{of_each}" if shown < each else ""))
+    table = Table()
+    for name in ("mode", *(["domain"] if several else []), "eigenvalue", "collectivity"):
+        table.add_column(name, justify="left" if name == "domain" else "right")
+    collectivity = modes.collectivity
+    for mode, domain in enumerate(modes.domain):
+        if mode % each < shown:
+            names = [Text(modes.domains[domain].name)] if several else []
+            numbers = f"{modes.eigenvalue[mode]:.4g}", f"{collectivity[mode]:.2f}"
+            table.add_row(str(mode + 1), *names, *numbers)
+    console.print(table)
