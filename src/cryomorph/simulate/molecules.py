@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cryomorph.structure.model import Template
 
-_ATOMS_AT_ONCE = 2**20
+_ATOMS_AT_ONCE = 2**18
 
 
 class Molecules(Protocol):
@@ -48,4 +48,8 @@ def mean_residues(molecules: Molecules) -> NDArray[np.float64]:
 
 def reach(molecules: Molecules) -> float:
     """Distance in Å of the outermost atom of any conformation from the origin."""
-    return float(np.sqrt(max(np.square(molecules.atoms(rows)).sum(-1).max() for rows in batches(molecules))))
+    squared = 0.0
+    for rows in batches(molecules):
+        atoms = molecules.atoms(rows)
+        squared = max(squared, float(np.einsum("bmi,bmi->bm", atoms, atoms).max()))
+    return float(np.sqrt(squared))

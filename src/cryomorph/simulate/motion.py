@@ -82,18 +82,21 @@ class MovingDomains:
         }
 
     def _positions(self, rows: Rows, atoms: Rows) -> Array:
-        """Positions (b, a, 3) of some atoms (a,)."""
+        """Positions (b, a, 3) of some atoms (a,): `R (x_0 + Δ - c) + c`; Δ is the residue's, R and c the domain's."""
         start = self.start[rows]
         displacement = self._displacement(rows)
+        offset = np.empty_like(displacement)  # of what is turned, by residue
         residue = self.template.atom_residue[atoms]
-        moved = self.ensemble.atom_coordinates[start[:, None], atoms] + displacement[:, residue]
+        positions = np.empty((len(rows), len(atoms), 3))
         for number, domain in enumerate(self.domains):
-            share = self._residue_share[domain.rows]
-            centre = self._centre[start, number] + np.einsum("r,bri->bi", share, displacement[:, domain.rows])
-            inside = np.isin(residue, domain.rows)
-            turned = (moved[:, inside] - centre[:, None]) @ np.swapaxes(self.rotation[rows, number], -1, -2)
-            moved[:, inside] = turned + centre[:, None]
-        return moved
+            turn = np.swapaxes(self.rotation[rows, number], -1, -2)
+            moved = displacement[:, domain.rows]
+            centre = self._centre[start, number] + np.einsum("r,bri->bi", self._residue_share[domain.rows], moved)
+            offset[:, domain.rows] = (moved - centre[:, None]) @ turn + centre[:, None]
+            inside = np.flatnonzero(np.isin(residue, domain.rows))
+            positions[:, inside] = self.ensemble.atom_coordinates[start[:, None], atoms[inside]] @ turn
+        positions += offset.take(residue, axis=1)
+        return positions
 
     def _displacement(self, rows: Rows) -> Array:
         """Displacements (b, n, 3) of the residues along the normal modes in Å."""

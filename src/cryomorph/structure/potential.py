@@ -149,7 +149,11 @@ class ProjectedPotential:
     def _phase_factors(self, coordinate: Tensor) -> Tensor:
         """Cosines, then sines, of 2π k x for all frequencies k: (b, atoms) to (b, 2n, atoms)."""
         angle = self._angular[:, None] * coordinate[:, None]
-        return torch.cat((torch.cos(angle), torch.sin(angle)), dim=1)
+        n = len(self._angular)
+        factors = angle.new_empty((len(angle), 2 * n, angle.shape[-1]))
+        torch.cos(angle, out=factors[:, :n])
+        torch.sin(angle, out=factors[:, n:])
+        return factors
 
 
 def to_image(fourier: Tensor, box: int) -> Tensor:
