@@ -104,7 +104,7 @@ def test_new_parts_take_part_in_the_objective(extended, simulated):
     template = cryomorph.structure.model.read_template(simulated / "template.cif")
     stack = open_particles(config.particles)
     model: Reconstruction = build_reconstruction(config, template, 1, len(stack))
-    latents = build_latents(config, model.conformations.latent_dim, len(stack))
+    latents = build_latents(config, model.conformations.latent_blocks(), len(stack))
     batch = stack.batch(torch.arange(5).numpy())
     terms = model(latents(batch), batch)
     assert {name: value.shape for name, value in terms.items()} == {"misfit": (5,), "geometry": (5,)}

@@ -222,13 +222,16 @@ def test_conformations_are_put_in_order_of_their_main_difference():
     assert order in ([1, 3, 0, 2], [2, 0, 3, 1])
 
 
+TWO = {"shape": slice(0, 2)}
+
+
 @pytest.mark.parametrize(
     "latents",
-    [TableLatents(TableLatentsSettings(), 2, 6), VariationalLatents(VariationalLatentsSettings(), 2, 6)],
+    [TableLatents(TableLatentsSettings(), TWO, 6), VariationalLatents(VariationalLatentsSettings(), TWO, 6)],
     ids=["table", "variational"],
 )
 def test_placed_particles_start_afresh_where_they_were_put(latents):
-    optimizer = latents.optimizer(0.1)
+    optimizer = latents.optimizer(0.1, 0.01)
     batch = coarse_batch(8, images=6)
     latents.cost(batch).sum().backward()
     optimizer.step()
@@ -320,7 +323,7 @@ def search_in_noise(unposed, tmp_path_factory):
     config = parse_config(search_settings(folder), "test")
     stack, template = open_particles(config.particles), read_template(folder / "template.cif")
     reconstruction = build_reconstruction(config, template, 1, 200)
-    latents = build_latents(config, reconstruction.conformations.latent_dim, 200)
+    latents = build_latents(config, reconstruction.conformations.latent_blocks(), 200)
     with torch.no_grad():
         beads = reconstruction.beads(reconstruction.conformations.template[None])
         source = reconstruction.likelihood.prepare(stack, beads, folder, room=10.0)

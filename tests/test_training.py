@@ -20,7 +20,8 @@ from cryomorph.poses.refine import RefinedPoses, RefinedPosesSettings
 from cryomorph.progress import Silent
 from cryomorph.results import FittedRun
 from cryomorph.run import RunFolder
-from cryomorph.training import Trainer, TrainingSettings, learning_rate_factor
+from cryomorph.schedule import TrainingSettings, learning_rate_factor
+from cryomorph.training import Trainer
 from cryomorph.workflows import train
 from small_runs import latents_of, metrics_without_times, run_settings
 
@@ -422,6 +423,7 @@ import os, signal
 import cryomorph.training
 from cryomorph.cli import main
 from cryomorph.run import RunFolder
+from cryomorph.schedule import TrainingSettings, learning_rate_factor
 
 cryomorph.training.LOOK_EVERY = 1  # several processes save after every so many batches only
 save, saves = RunFolder.save_checkpoint, []

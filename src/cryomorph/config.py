@@ -28,11 +28,11 @@ from cryomorph.particles.stack import ParticleStack
 from cryomorph.poses.base import PoseSource
 from cryomorph.priors.base import Prior, PriorSettings
 from cryomorph.reconstruction import Reconstruction
+from cryomorph.schedule import TrainingSettings
 from cryomorph.search.joint import SearchSettings
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.frame import place_template
 from cryomorph.structure.model import Template, read_template
-from cryomorph.training import TrainingSettings
 
 SEAMS: dict[str, tuple[ModuleType, type[Any]]] = {
     "decoder": (cryomorph.conformations, ConformationModel),
@@ -142,6 +142,17 @@ class RunConfig(Settings):
             return data
         chosen = {seam: _component_settings(seam, data.get(seam, kind), kind) for seam, kind in DEFAULT_KINDS.items()}
         return dict(data) | chosen
+
+    @model_validator(mode="after")
+    def _search_has_latents_to_place(self) -> "RunConfig":
+        latents = _kind(self.latents)
+        if component("poses", _kind(self.poses)).searched and not component("latents", latents).per_particle:
+            own = [kind for kind, found in discover(*SEAMS["latents"]).items() if found.per_particle]
+            raise ValueError(
+                f"poses: {_kind(self.poses)} places the latents of each particle, and latents: {latents} are shared by "
+                f"all; choose latents: {' or '.join(own)}"
+            )
+        return self
 
     def resolved(self) -> "RunConfig":
         """Return a copy that does not depend on the working folder."""
@@ -327,9 +338,9 @@ def open_models(paths: Sequence[Path], template: Template) -> NDArray[np.float64
     return placed
 
 
-def build_latents(config: RunConfig, latent_dim: int, particles: int) -> Latents:
-    """Return the untrained latents of a configuration for so many particles."""
-    latents: Latents = component("latents", _kind(config.latents))(config.latents, latent_dim, particles)
+def build_latents(config: RunConfig, blocks: Mapping[str, slice], particles: int) -> Latents:
+    """Return the untrained latents of a configuration, for its decoder's blocks of latents and so many particles."""
+    latents: Latents = component("latents", _kind(config.latents))(config.latents, blocks, particles)
     return latents
 
 

@@ -50,13 +50,7 @@ def make_fabric(hardware: HardwareSettings) -> Fabric:
         keep_freed_memory()
     if on_gpu and hardware.devices > gpus:
         raise InputError(f"--devices {hardware.devices}: PyTorch finds {gpus} GPUs here; use fewer")
-    # Buffers are sums over one process's images: each process keeps its own. Weights start alike, from the same seed.
-    several = hardware.devices > 1
-    strategy = (
-        DDPStrategy(init_sync=False, forward_sync_buffers=False, start_method="popen", timeout=PATIENCE)
-        if several
-        else "auto"
-    )
+    strategy = DDPStrategy(start_method="popen", timeout=PATIENCE) if hardware.devices > 1 else "auto"
     return Fabric(
         accelerator="cuda" if on_gpu else "cpu",
         devices=hardware.devices,

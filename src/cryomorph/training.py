@@ -1,7 +1,6 @@
 """The training loop: the latents of the particles and the weights of the network, together, by stochastic gradient."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from pydantic import Field
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
-from cryomorph.components import Settings
 from cryomorph.errors import InputError
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.batch import ParticleBatch
-from cryomorph.particles.loader import epoch_batches, prefetch, spread_over_groups, without_images
+from cryomorph.particles.loader import epoch_batches, in_order, prefetch, spread_over_groups
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
+from cryomorph.schedule import TrainingSettings, learning_rate_factor
 from cryomorph.search.joint import JointSearch
 
 logger = logging.getLogger(__name__)
@@ -36,40 +33,11 @@ LOOK_EVERY = 10
 """Batches between looks at the running sums."""
 
 
-class TrainingSettings(Settings):
-    """Optimisation: Adam, linear warm-up, cosine decay to nearly zero."""
-
-    epochs: int = Field(30, ge=1, description="passes over all images")
-    batch_size: int = Field(32, ge=1, description="images a step, in each process")
-    learning_rate: float = Field(3e-3, gt=0, description="of the network, after the warm-up")
-    latent_learning_rate: float = Field(0.2, gt=0, description="of the latents; a row is touched once an epoch only")
-    warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the learning rates rise from zero")
-    final_learning_rate: float = Field(0.01, ge=0, le=1, description="share of the learning rates left at the end")
-    checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint at least so often, besides every epoch's")
-
-
-def learning_rate_factor(epoch: float, settings: TrainingSettings) -> float:
-    """Share of the full learning rates at a moment of training: linear warm-up, then half a cosine.
-
-    Parameters
-    ----------
-    epoch
-        Time in epochs, fractions allowed.
-    settings
-        Lengths and the final share.
-    """
-    if epoch < settings.warmup_epochs:
-        return epoch / settings.warmup_epochs
-    decay = (epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9)
-    share = 0.5 * (1 + math.cos(math.pi * min(decay, 1.0)))
-    return settings.final_learning_rate + (1 - settings.final_learning_rate) * share
-
-
 class Trainer:
     """Fits a `Reconstruction` and its latents to the particles of a stack.
 
-    Every process owns some of the particles, their latents and what is learned of their poses; the network's gradients
-    are averaged over processes.
+    Every process owns some of the particles, their latents and what is learned of their poses; gradients of the weights
+    that all particles share are averaged over processes.
 
     Parameters
     ----------
@@ -112,7 +80,7 @@ class Trainer:
         seed: int,
     ) -> None:
         self.fabric = fabric
-        self.reconstruction = reconstruction
+        self.reconstruction = reconstruction.to(fabric.device)
         self.latents = latents.to(fabric.device)
         self.stack = stack
         self.prepare = prepare
@@ -123,15 +91,14 @@ class Trainer:
         self.latent_prior = latent_prior
         self.mixed = mixed
         self.seed = seed
-        optimizer = torch.optim.Adam(reconstruction.shared_parameters(), lr=settings.learning_rate, fused=True)
-        own = [f"poses.{name}" for name in reconstruction.poses.state_dict()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(reconstruction, own)  # type: ignore[no-untyped-call]
-        self.forward, self.optimizer = fabric.setup(reconstruction, optimizer)
-        self.latent_optimizer = latents.optimizer(settings.latent_learning_rate)
+        network = [weight for weight in reconstruction.shared_parameters() if weight.requires_grad]
+        self.shared = [*network, *latents.shared_parameters()]
+        # A decoder may have no weights.
+        self.optimizer = torch.optim.Adam(network, lr=settings.learning_rate, fused=True) if network else None
+        self.latent_optimizer = latents.optimizer(settings.latent_learning_rate, settings.learning_rate)
         self.pose_optimizer = reconstruction.poses.optimizer()
-        self.optimizers = [self.optimizer, self.latent_optimizer]
-        if self.pose_optimizer is not None:
-            self.optimizers.append(self.pose_optimizer)
+        optimizers = (self.optimizer, self.latent_optimizer, self.pose_optimizer)
+        self.optimizers = [optimizer for optimizer in optimizers if optimizer is not None]
         self.owned = torch.arange(len(stack)) % fabric.world_size == fabric.global_rank
         self.epoch = 0
         self.batches_done = 0
@@ -295,7 +262,7 @@ class Trainer:
             "sums": sums,
             "reconstruction": network,
             "latents": self.latents.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "latent_optimizer": self.latent_optimizer.state_dict(),
             "pose_optimizer": None if self.pose_optimizer is None else self.pose_optimizer.state_dict(),
             "calibration": None if likelihood.calibration is None else vars(likelihood.calibration),
@@ -317,7 +284,8 @@ class Trainer:
             calibration = ShellCalibration(**state["calibration"])
             self.reconstruction.likelihood.calibration = calibration.to(self.fabric.device)
         self.latents.load_state_dict(state["latents"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.latent_optimizer.load_state_dict(state["latent_optimizer"])
         if self.pose_optimizer is not None:
             self.pose_optimizer.load_state_dict(state["pose_optimizer"])
@@ -354,16 +322,31 @@ class Trainer:
             _set_learning_rate(optimizer, optimizer.defaults["lr"] * factor)
             optimizer.zero_grad()
         with torch.autocast(self.fabric.device.type, dtype=torch.bfloat16, enabled=self.mixed):
-            terms = self.forward(self.latents(batch), batch)
-        terms["latents"] = self.latent_prior * self.latents.cost(batch)
+            z, cost = self.latents.encode(batch)
+            terms = self.reconstruction(z, batch)
+        terms["latents"] = self.latent_prior * cost
         terms["poses"] = self.reconstruction.poses.cost(batch)
         objective: Tensor = sum(terms[name] for name in TERMS)
-        self.fabric.backward(objective.mean())
+        objective.mean().backward()  # type: ignore[no-untyped-call]
+        self._average_gradients()
         for optimizer in self.optimizers:
             optimizer.step()
         self.batches_done += 1
         self.sums[:-1] += torch.stack([terms[name].detach() for name in TERMS]).sum(1)
         self.sums[-1] += len(batch)
+
+    def _average_gradients(self) -> None:
+        """Make the gradients of shared weights the mean over processes, all of which make steps of the same size."""
+        if self.fabric.world_size > 1:
+            gradients = [weight.grad for weight in self.shared if weight.grad is not None]
+            means = torch.cat(
+                [torch.zeros(0, device=self.fabric.device), *(gradient.flatten() for gradient in gradients)]
+            )
+            self._sum_over_processes(means)
+            means /= self.fabric.world_size
+            parts = torch.split(means, [gradient.numel() for gradient in gradients])
+            for gradient, mean in zip(gradients, parts, strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
     def _note(self) -> str:
         """Return a remark for the progress bar; looks at the sums, which waits for a GPU, only now and then."""
@@ -386,11 +369,12 @@ class Trainer:
         likelihood.update_gain()
         for remark in likelihood.remarks():
             logger.warning(remark)
-        own = without_images(self.stack, np.flatnonzero(self.owned.numpy()), self.fabric.device)
+        own = in_order(self.stack, np.flatnonzero(self.owned.numpy()), self.fabric.device)
         self.reconstruction.poses.end_of_epoch(own, self._sum_over_processes)
         self.epoch += 1
         metrics = {"epoch": self.epoch} | dict(zip(TERMS, means, strict=True))
-        metrics |= {"gain": float(likelihood.gain.mean()), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        rate = self.settings.learning_rate * learning_rate_factor(self.epoch, self.settings)
+        metrics |= {"gain": float(likelihood.gain.mean()), "learning_rate": rate}
         self._clear_sums()
         return metrics
 

@@ -1,6 +1,7 @@
 """What the commands simulate and train do, as functions. The command line adds nothing but printing."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from cryomorph.geometry import superpose_core
 from cryomorph.hardware import make_fabric, mixed_precision
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
+from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.found import FoundPoses
-from cryomorph.particles.loader import without_images
+from cryomorph.particles.loader import WithImages, in_order
 from cryomorph.particles.stack import BatchSource, ParticleStack, read_table
 from cryomorph.plots import plot_shells
 from cryomorph.progress import Progress
@@ -94,7 +96,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     torch.manual_seed(config.seed)
     groups = int(stack.table.optics_group.max()) + 1
     reconstruction = build_reconstruction(config, template, groups, len(stack))
-    latents = build_latents(config, reconstruction.conformations.latent_dim, len(stack))
+    latents = build_latents(config, reconstruction.conformations.latent_blocks(), len(stack))
     search = None
     if reconstruction.poses.searched:
         models = open_models(config.search.models, template)
@@ -109,7 +111,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         reconstruction,
         latents,
         stack,
-        lambda: _prepared(fabric, reconstruction, stack, run.cache, room, progress),
+        lambda: _prepared(fabric, reconstruction, latents, stack, run.cache, room, progress),
         lambda calibration: _write_calibration(run, calibration, stack) if first_process else None,
         config.training,
         config.calibration,
@@ -234,6 +236,7 @@ def _open_run(run: RunFolder, config: RunConfig, template: Template, stack: Part
 def _prepared(
     fabric: Fabric,
     reconstruction: Reconstruction,
+    latents: Latents,
     stack: ParticleStack,
     cache: Path,
     room: float,
@@ -246,7 +249,9 @@ def _prepared(
     if first_process:
         source = reconstruction.likelihood.prepare(stack, beads, cache, progress, room=room)
     fabric.barrier()
-    return source if first_process else reconstruction.likelihood.prepare(stack, beads, cache, room=room)
+    if not first_process:
+        source = reconstruction.likelihood.prepare(stack, beads, cache, room=room)
+    return WithImages(source, stack) if latents.sees_images else source
 
 
 def _write_calibration(run: RunFolder, calibration: ShellCalibration, stack: ParticleStack) -> None:
@@ -268,8 +273,13 @@ def _background_radius(template: Template, stack: ParticleStack) -> float:
 def _all_latents(latents: Latents, stack: ParticleStack, device: torch.device) -> NDArray[np.float32]:
     latents.eval()
     with torch.inference_mode():
-        parts = [latents(batch).cpu() for batch in without_images(stack, np.arange(len(stack)), device)]
+        parts = [latents(batch).cpu() for batch in _everything(latents, stack, device)]
     return torch.cat(parts).float().numpy()
+
+
+def _everything(latents: Latents, stack: ParticleStack, device: torch.device) -> Iterator[ParticleBatch]:
+    """Yield all particles, with images if latents are read from them."""
+    return in_order(stack, np.arange(len(stack)), device, images=latents.sees_images)
 
 
 def _all_poses(
@@ -284,7 +294,7 @@ def _all_poses(
     template = reconstruction.conformations.template.double().cpu().numpy()
     parts = []
     with torch.inference_mode():
-        for batch in without_images(stack, np.arange(len(stack)), device):
+        for batch in _everything(latents, stack, device):
             x = reconstruction.conformations(latents(batch)).double().cpu().numpy()
             turn, move = superpose_core(x, template)
             rotation, shift = (part.double().cpu().numpy() for part in poses.best(batch))

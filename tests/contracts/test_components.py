@@ -111,14 +111,18 @@ def test_prior_prefers_the_template(prior, dimer):
     assert prior(template[None]) < prior(template[None] + torch.randn(1, *template.shape))
 
 
-PARTICLES, LATENT_DIM = 10, 4
+PARTICLES = 10
+BLOCKS = {"bend": slice(0, 1), "twist": slice(1, 4)}
+LATENT_DIM = 4
 TWO_BATCHES = (torch.tensor([7, 1, 4]), torch.tensor([3, 0, 9]))
+SMALL = {kind: {"filters": (4, 8)} for kind in ("encoder", "variational_encoder")}
+"""Settings with which latents that are read from images are quick."""
 
 
 def make_latents(kind, seed):
     torch.manual_seed(seed)
     cls = component("latents", kind)
-    return cls(cls.Settings(), LATENT_DIM, PARTICLES)
+    return cls(cls.Settings(**SMALL.get(kind, {})), BLOCKS, PARTICLES)
 
 
 @pytest.fixture(params=kinds("latents"))
@@ -126,8 +130,21 @@ def latents(request):
     return make_latents(request.param, seed=0)
 
 
+def of_latents(**traits):
+    """Latents of the kinds that have these class attributes."""
+    found = [kind for kind in kinds("latents") if traits.items() <= vars_of(component("latents", kind)).items()]
+    assert found
+    return pytest.mark.parametrize("latents", found, indirect=True)
+
+
+def vars_of(cls):
+    return {name: getattr(cls, name) for name in ("sees_images", "per_particle")}
+
+
 def batch_of(rows):
-    return replace(coarse_batch(8, images=len(rows)), index=rows)
+    """Particles by their rows: the images of each are always the same."""
+    everything = coarse_batch(8, images=PARTICLES)
+    return replace(everything[rows], index=rows)
 
 
 def what_is_known(latents):
@@ -141,19 +158,34 @@ def what_is_known(latents):
 
 
 def step(latents, optimizer, rows):
-    batch = batch_of(rows)
     optimizer.zero_grad()
-    ((latents(batch) - 3).square().sum() + latents.cost(batch).sum()).backward()
+    z, cost = latents.encode(batch_of(rows))
+    ((z - 3).square().sum() + cost.sum()).backward()
     optimizer.step()
+
+
+def test_latents_know_their_size(latents):
+    assert latents.latent_dim == LATENT_DIM
+    assert list(latents.blocks.items()) == list(BLOCKS.items())
+
+
+def test_blocks_may_be_named_in_any_order():
+    for kind in kinds("latents"):
+        cls = component("latents", kind)
+        made = cls(cls.Settings(**SMALL.get(kind, {})), dict(reversed(BLOCKS.items())), PARTICLES)
+        assert list(made.blocks.items()) == list(BLOCKS.items())
+        assert made(batch_of(TWO_BATCHES[0])).shape == (3, LATENT_DIM)
 
 
 def test_latents_have_the_shape_and_type_the_decoder_takes(latents):
     batch = batch_of(TWO_BATCHES[0])
     for _ in range(2):
-        z = latents(batch)
-        assert z.shape == (3, LATENT_DIM)
-        assert z.dtype == torch.float32
-        assert torch.isfinite(z).all()
+        for precise in (True, False):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not precise):
+                z = latents(batch)
+            assert z.shape == (3, LATENT_DIM)
+            assert z.dtype == torch.float32
+            assert torch.isfinite(z).all()
         latents.eval()
 
 
@@ -164,8 +196,31 @@ def test_latents_cost_every_particle_something_finite(latents):
     assert (cost >= 0).all()
 
 
+def test_latents_and_their_cost_belong_together(latents):
+    batch = batch_of(TWO_BATCHES[0])
+    latents.eval()
+    z, cost = latents.encode(batch)
+    assert torch.equal(z, latents(batch))
+    assert torch.equal(cost, latents.cost(batch))
+
+
+@of_latents(sees_images=False)
+def test_latents_that_see_no_images_need_none(latents):
+    batch = batch_of(TWO_BATCHES[0])
+    latents.eval()
+    assert torch.equal(latents(replace(batch, image=None)), latents(batch))
+
+
+@of_latents(sees_images=True)
+def test_latents_that_see_images_say_so(latents):
+    with pytest.raises(ValueError, match="need the images of the batch"):
+        latents(replace(batch_of(TWO_BATCHES[0]), image=None))
+
+
+@of_latents(per_particle=True)
 def test_a_step_moves_the_latents_of_its_batch_and_no_others(latents):
-    optimizer = latents.optimizer(0.1)
+    assert latents.shared_parameters() == []
+    optimizer = latents.optimizer(0.1, 0.0)
     for rows in TWO_BATCHES:  # in the second step, the moments of the first are there
         before = what_is_known(latents)
         step(latents, optimizer, rows)
@@ -173,8 +228,19 @@ def test_a_step_moves_the_latents_of_its_batch_and_no_others(latents):
         assert changed.nonzero()[:, 0].tolist() == sorted(rows.tolist())
 
 
+@of_latents(per_particle=False)
+def test_a_step_moves_the_latents_of_all_particles_at_the_shared_rate(latents):
+    shared = latents.shared_parameters()
+    assert {id(weight) for weight in shared} == {id(weight) for weight in latents.parameters()}
+    before = what_is_known(latents)
+    step(latents, latents.optimizer(0.1, 0.0), TWO_BATCHES[0])
+    assert torch.equal(what_is_known(latents), before)
+    step(latents, latents.optimizer(0.0, 0.01), TWO_BATCHES[0])
+    assert (what_is_known(latents) != before).any(1).all()
+
+
 def test_latents_follow_their_gradient(latents):
-    optimizer = latents.optimizer(0.1)
+    optimizer = latents.optimizer(0.1, 0.01)
     before = what_is_known(latents)[:, :LATENT_DIM]
     for _ in range(20):
         step(latents, optimizer, TWO_BATCHES[0])
@@ -183,10 +249,19 @@ def test_latents_follow_their_gradient(latents):
     assert ((after[rows] - 3).norm(dim=1) < (before[rows] - 3).norm(dim=1)).all()
 
 
-def test_latents_know_particles_by_their_index(latents):
+def test_every_parameter_of_latents_has_a_gradient(latents):
+    z, cost = latents.encode(batch_of(torch.arange(PARTICLES)))
+    (z.square().sum() + cost.sum()).backward()
+    for name, parameter in latents.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad.to_dense()).all(), name
+
+
+def test_latents_know_particles_whatever_else_is_in_the_batch(latents):
     known = what_is_known(latents)
     latents.eval()
-    assert torch.equal(latents(batch_of(TWO_BATCHES[0])), known[TWO_BATCHES[0], :LATENT_DIM])
+    found = latents(batch_of(TWO_BATCHES[0]))
+    torch.testing.assert_close(found, known[TWO_BATCHES[0], :LATENT_DIM], rtol=1e-5, atol=1e-6)
 
 
 def test_latents_do_not_vary_in_evaluation_mode(latents):
@@ -196,19 +271,38 @@ def test_latents_do_not_vary_in_evaluation_mode(latents):
 @pytest.mark.parametrize("kind", kinds("latents"))
 def test_latents_survive_their_state_dict(kind):
     latents, other = make_latents(kind, seed=0), make_latents(kind, seed=1)
-    step(latents, latents.optimizer(0.1), TWO_BATCHES[0])
+    step(latents, latents.optimizer(0.1, 0.01), TWO_BATCHES[0])
     assert not torch.equal(what_is_known(other), what_is_known(latents))
     other.load_state_dict(latents.state_dict())
     assert torch.equal(what_is_known(other), what_is_known(latents))
 
 
 def test_gathering_latents_in_one_process_changes_nothing(latents):
-    optimizer = latents.optimizer(0.1)
+    optimizer = latents.optimizer(0.1, 0.01)
     step(latents, optimizer, TWO_BATCHES[0])
     known, state = what_is_known(latents), copy.deepcopy(optimizer.state_dict())
     latents.gather(optimizer, torch.ones(PARTICLES, dtype=torch.bool), lambda tensor: None)
     assert torch.equal(what_is_known(latents), known)
     torch.testing.assert_close(optimizer.state_dict(), state, rtol=0, atol=0)
+
+
+@of_latents(per_particle=True)
+def test_placed_latents_are_where_they_were_put(latents):
+    optimizer = latents.optimizer(0.1, 0.01)
+    for rows in TWO_BATCHES:
+        step(latents, optimizer, rows)
+    rows, before = TWO_BATCHES[0], what_is_known(latents)
+    latents.place(optimizer, rows, torch.full((3, LATENT_DIM), 3.0))
+    after = what_is_known(latents)
+    assert (after[rows, :LATENT_DIM] == 3).all()
+    others = [row for row in range(PARTICLES) if row not in rows.tolist()]
+    assert torch.equal(after[others], before[others])
+
+
+@of_latents(per_particle=False)
+def test_shared_latents_cannot_be_placed(latents):
+    with pytest.raises(ValueError, match="none can be placed"):
+        latents.place(latents.optimizer(0.1, 0.01), TWO_BATCHES[0], torch.zeros(3, LATENT_DIM))
 
 
 BOXES = pytest.mark.parametrize("box", [24, 25])

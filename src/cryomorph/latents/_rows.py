@@ -1,6 +1,6 @@
 """What latents kept in a table share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -16,24 +16,24 @@ class RowLatents(Latents):
 
     Parameters
     ----------
-    latent_dim
-        Number d of latent coordinates.
+    blocks
+        Names and slices of the latent coordinates.
     particles
         Number of rows.
-    columns
-        Numbers kept for each particle.
+    numbers
+        Kept for each latent coordinate.
     """
 
-    def __init__(self, latent_dim: int, particles: int, columns: int) -> None:
-        super().__init__(latent_dim, particles)
-        self.table = RowTable(particles, columns)
+    def __init__(self, blocks: Mapping[str, slice], particles: int, numbers: int) -> None:
+        super().__init__(blocks, particles)
+        self.table = RowTable(particles, numbers * self.latent_dim)
 
     def rows(self, batch: ParticleBatch) -> Tensor:
-        """Return the rows of a batch, shape (b, columns)."""
+        """Return the rows of a batch, shape (b, numbers · d)."""
         found: Tensor = self.table(batch.index)
         return found
 
-    def optimizer(self, learning_rate: float) -> Optimizer:
+    def optimizer(self, learning_rate: float, shared_learning_rate: float) -> Optimizer:
         """Return Adam with moments and step counts for each row."""
         return self.table.optimizer(learning_rate)
 

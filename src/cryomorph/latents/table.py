@@ -1,11 +1,13 @@
 """Autodecoder latents (paper A): one row per particle, found by optimisation like the weights."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from cryomorph.components import Settings
+from cryomorph.latents._distributions import point_cost
 from cryomorph.latents._rows import RowLatents
 from cryomorph.particles.batch import ParticleBatch
 
@@ -22,15 +24,12 @@ class TableLatents(RowLatents):
 
     Settings = TableLatentsSettings
 
-    def __init__(self, settings: TableLatentsSettings, latent_dim: int, particles: int) -> None:
-        super().__init__(latent_dim, particles, columns=latent_dim)
+    def __init__(self, settings: TableLatentsSettings, blocks: Mapping[str, slice], particles: int) -> None:
+        super().__init__(blocks, particles, numbers=1)
         self.settings = settings
         nn.init.normal_(self.table.weight, std=settings.start)
 
-    def forward(self, batch: ParticleBatch) -> Tensor:
-        """Return the points of the batch, shape (b, d)."""
-        return self.rows(batch)
-
-    def cost(self, batch: ParticleBatch) -> Tensor:
-        """Return `½‖z‖²` of each particle, shape (b,)."""
-        return 0.5 * self.rows(batch).square().sum(-1)
+    def encode(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
+        """Return the points of the batch, shape (b, d), and their cost, shape (b,)."""
+        z = self.rows(batch)
+        return z, point_cost(z)

@@ -5,6 +5,7 @@ it is narrower than the prior, so coordinates that do not help the images are dr
 noise (Kingma & Welling 2014, without an encoder).
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cryomorph.components import Settings
+from cryomorph.latents._distributions import divergence, draw
 from cryomorph.latents._rows import RowLatents
 from cryomorph.particles.batch import ParticleBatch
 
@@ -27,26 +29,20 @@ class VariationalLatentsSettings(Settings):
 class VariationalLatents(RowLatents):
     """A table (particles, 2 d): means, then logarithms of the widths.
 
-    While training, `forward` draws from the distributions; in evaluation mode it returns their means.
+    While training, z is drawn from the distributions; in evaluation mode it is their mean.
     """
 
     Settings = VariationalLatentsSettings
 
-    def __init__(self, settings: VariationalLatentsSettings, latent_dim: int, particles: int) -> None:
-        super().__init__(latent_dim, particles, columns=2 * latent_dim)
+    def __init__(self, settings: VariationalLatentsSettings, blocks: Mapping[str, slice], particles: int) -> None:
+        super().__init__(blocks, particles, numbers=2)
         self.settings = settings
         with torch.no_grad():
-            nn.init.normal_(self.table.weight[:, :latent_dim], std=settings.start)
-            self.table.weight[:, latent_dim:] = torch.tensor(settings.start_width).log()
+            nn.init.normal_(self.table.weight[:, : self.latent_dim], std=settings.start)
+            self.table.weight[:, self.latent_dim :] = torch.tensor(settings.start_width).log()
 
-    def forward(self, batch: ParticleBatch) -> Tensor:
-        """Return a draw from each particle's distribution, or its mean in evaluation mode; shape (b, d)."""
+    def encode(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
+        """Return a draw from each particle's distribution, or its mean in evaluation mode, and the divergence."""
         mean, log_width = self.rows(batch).chunk(2, dim=-1)
-        if not self.training:
-            return mean
-        return mean + log_width.exp() * torch.randn_like(mean)
-
-    def cost(self, batch: ParticleBatch) -> Tensor:
-        """Return the divergence from the standard normal prior in nats, `KL(q‖p)`, shape (b,)."""
-        mean, log_width = self.rows(batch).chunk(2, dim=-1)
-        return 0.5 * (mean.square() + (2 * log_width).exp() - 1 - 2 * log_width).sum(-1)
+        z = draw(mean, log_width) if self.training else mean
+        return z, divergence(mean, log_width)

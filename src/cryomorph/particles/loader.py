@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from cryomorph.particles.stack import BatchSource, ParticleStack
 
 ROWS_AT_ONCE = 4096
 """Particles in a batch without images."""
+IMAGES_AT_ONCE = 256
+"""Particles in a batch with images, where nothing is trained."""
 
 
 def epoch_batches(
@@ -61,10 +64,39 @@ def spread_over_groups(optics_group: NDArray[np.int64], images: int, least: int)
     return np.sort(np.concatenate(picked))
 
 
-def without_images(stack: ParticleStack, rows: NDArray[np.int64], device: torch.device) -> Iterator[ParticleBatch]:
-    """Yield rows (k,) of a stack, in their order, as batches without images on a device."""
-    for part in np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE)):
-        yield stack.batch(part, images=False).to(device)
+@dataclass(frozen=True, eq=False)
+class WithImages:
+    """Gives out the batches of a source with their images, which a likelihood may need no more.
+
+    Attributes
+    ----------
+    source
+        Of the batches.
+    stack
+        The particles.
+    """
+
+    source: BatchSource
+    stack: ParticleStack
+
+    def batch(self, rows: NDArray[np.int64]) -> ParticleBatch:
+        """Return what the source has of some particles, and their images, on the CPU."""
+        batch = self.source.batch(rows)
+        return batch if batch.image is not None else replace(batch, image=torch.from_numpy(self.stack.images(rows)))
+
+
+def in_order(
+    stack: ParticleStack, rows: NDArray[np.int64], device: torch.device, *, images: bool = False
+) -> Iterator[ParticleBatch]:
+    """Yield rows (k,) of a stack, in their order, as batches on a device; with their images only if asked for."""
+    if images:
+        yield from (batch.to(device) for batch in prefetch(stack, _parts(rows, IMAGES_AT_ONCE)))
+    else:
+        yield from (stack.batch(part, images=False).to(device) for part in _parts(rows, ROWS_AT_ONCE))
+
+
+def _parts(rows: NDArray[np.int64], most: int) -> list[NDArray[np.int64]]:
+    return np.array_split(rows, max(1, -(-len(rows) // most)))
 
 
 def prefetch(source: BatchSource, batches: list[NDArray[np.int64]]) -> Iterator[ParticleBatch]:

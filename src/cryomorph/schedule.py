@@ -1,0 +1,38 @@
+"""How long and how fast is trained."""
+
+import math
+
+from pydantic import Field
+
+from cryomorph.components import Settings
+
+
+class TrainingSettings(Settings):
+    """Optimisation: Adam, linear warm-up, cosine decay to nearly zero."""
+
+    epochs: int = Field(30, ge=1, description="passes over all images")
+    batch_size: int = Field(32, ge=1, description="images a step, in each process")
+    learning_rate: float = Field(3e-3, gt=0, description="of what particles share (networks), after the warm-up")
+    latent_learning_rate: float = Field(
+        0.2, gt=0, description="of latents kept particle by particle; a row is touched once an epoch only"
+    )
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the learning rates rise from zero")
+    final_learning_rate: float = Field(0.01, ge=0, le=1, description="share of the learning rates left at the end")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint at least so often, besides every epoch's")
+
+
+def learning_rate_factor(epoch: float, settings: TrainingSettings) -> float:
+    """Share of the full learning rates at a moment of training: linear warm-up, then half a cosine.
+
+    Parameters
+    ----------
+    epoch
+        Time in epochs, fractions allowed.
+    settings
+        Lengths and the final share.
+    """
+    if epoch < settings.warmup_epochs:
+        return epoch / settings.warmup_epochs
+    decay = (epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9)
+    share = 0.5 * (1 + math.cos(math.pi * min(decay, 1.0)))
+    return settings.final_learning_rate + (1 - settings.final_learning_rate) * share
