@@ -108,4 +108,4 @@ def test_transform_is_the_direct_sum_over_atoms_below_nyquist(box):
     nyquist = 0.5 / pixel_size - 1e-9
     expected[(abs(kx) > nyquist) | (abs(ky) > nyquist)] = 0
     fourier = potential(torch.from_numpy(positions).float())[0].numpy()
-    np.testing.assert_allclose(fourier, expected, atol=1e-4 * abs(expected).max())
+    np.testing.assert_allclose(fourier, expected, atol=1e-6 * abs(expected).max())

@@ -15,7 +15,7 @@ from cryomorph.simulate.particles import Particles, ctf_parameters
 from cryomorph.simulate.settings import SimulationSettings
 from cryomorph.structure.potential import ProjectedPotential, interaction_constant, to_image
 
-_BATCH_ELEMENTS = 2**24  # phase factors held at once; a few hundred MB of work space
+_BATCH_PIXELS = 2**20  # held at once, not counting that they are rendered finer; some 100 MB of work space
 
 
 def contrasts(
@@ -52,7 +52,7 @@ def contrasts(
     frequency_x = torch.fft.rfftfreq(box, settings.pixel_size)[None, None]
     frequency_y = torch.fft.fftfreq(box, settings.pixel_size)[None, :, None]
     if batch_size is None:
-        batch_size = int(np.clip(_BATCH_ELEMENTS // (len(elements) * box), 1, 32))
+        batch_size = int(np.clip(_BATCH_PIXELS // box**2, 1, 32))
     for start in range(0, len(particles), batch_size):
         rows = slice(start, start + batch_size)
         atoms = torch.from_numpy(molecules.atoms(particles.conformation[rows]))

@@ -10,11 +10,14 @@ from math import pi
 
 import gemmi
 import numpy as np
+import scipy.fft
 import torch
 from numpy.typing import NDArray
 from scipy import constants
 from torch import Tensor
 
+from cryomorph.gridding.footprints import Footprints, kernel_transform
+from cryomorph.gridding.transfer import transfer
 from cryomorph.structure.scattering import electron_scattering, forward_scattering
 
 POTENTIAL_PER_SCATTERING = constants.h**2 / (2 * pi * constants.m_e * constants.e) * 1e20
@@ -29,6 +32,9 @@ DISPLACED_VOLUMES = {"H": 5.15, "D": 5.15, "C": 16.44, "N": 2.49, "O": 9.13, "P"
 An atom's number means little by itself; for a whole protein they add up to a partial specific volume of 0.73 to
 0.76 cm³/g. They are meant for models with hydrogens.
 """
+
+OVERSAMPLING = 2.0
+"""Of the grid that atoms are spread on, against the pixels; errors are those of single precision."""
 
 
 def interaction_constant(voltage: float) -> float:
@@ -89,10 +95,11 @@ def atomic_potential(element: str, frequency: Tensor, solvent: bool) -> Tensor:
 
 
 class ProjectedPotential:
-    """Renders projections of one kind of molecule, exactly up to the Nyquist frequency.
+    """Renders projections of one kind of molecule, up to the Nyquist frequency to the accuracy of single precision.
 
-    Phase factors separate into x and y, so that the sum over the atoms of an element is one product of real matrices of
-    cosines and sines. Terms at the Nyquist frequency itself (even boxes), which have no sign, are left out.
+    The atoms of an element are spread on a grid finer than the pixels, whose Fourier transform has their structure
+    factors (`cryomorph.gridding`). Terms at the Nyquist frequency itself (even boxes), which have no sign, are left
+    out.
 
     Parameters
     ----------
@@ -107,16 +114,23 @@ class ProjectedPotential:
     """
 
     def __init__(self, elements: Sequence[str], box: int, pixel_size: float, solvent: bool):
-        self.box, self.pixel_size = box, pixel_size
-        self._highest = (box - 1) // 2
-        frequency = torch.arange(self._highest + 1, dtype=torch.float64) / (box * pixel_size)
+        self.box = box
+        self._frequencies = (box + 1) // 2  # along an axis, from 0
+        self._size = int(scipy.fft.next_fast_len(int(np.ceil(OVERSAMPLING * box)), real=True))
+        self._samples = self._size / (box * pixel_size)  # an Å
+        index = np.arange(self._frequencies)
+        frequency = torch.from_numpy(index / (box * pixel_size))
         radius = torch.hypot(frequency[:, None], frequency[None])
-        self._angular = (2 * pi * frequency).float()
+        spread = torch.from_numpy(kernel_transform(index / self._size, OVERSAMPLING))
+        factor = 1 / (spread[:, None] * spread * pixel_size**2)
         symbols: NDArray[np.str_] = np.array(elements)
-        self._elements = [
-            (torch.from_numpy(np.flatnonzero(symbols == symbol)), atomic_potential(symbol, radius, solvent).float())
-            for symbol in sorted(set(elements))
-        ]
+        self._elements = []
+        for symbol in sorted(set(elements)):
+            atoms = torch.from_numpy(np.flatnonzero(symbols == symbol))
+            # Points: what is wider than a point is in the potential's transform.
+            footprints = Footprints.make(np.ones(len(atoms)), np.ones(1), OVERSAMPLING)
+            potential = factor * atomic_potential(symbol, radius, solvent)
+            self._elements.append((atoms, footprints, potential.float()))
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Discrete Fourier transform of the projected potential.
@@ -131,29 +145,17 @@ class ProjectedPotential:
         Tensor (b, D, D // 2 + 1), complex64
             In V Å, as of `torch.fft.rfft2` with the origin in pixel 0; `to_image` turns it into pixels.
         """
-        n = self._highest + 1
-        upper = positions.new_zeros((len(positions), n, n), dtype=torch.complex64)
-        lower = torch.zeros_like(upper)
-        for atoms, potential in self._elements:
-            columns, rows = (self._phase_factors(positions[:, atoms, axis]) for axis in (0, 1))
-            products = rows @ columns.transpose(1, 2)
-            cos_cos, cos_sin = products[:, :n, :n], products[:, :n, n:]
-            sin_cos, sin_sin = products[:, n:, :n], products[:, n:, n:]
-            upper += potential * torch.complex(cos_cos - sin_sin, -(sin_cos + cos_sin))
-            lower += potential * torch.complex(cos_cos + sin_sin, sin_cos - cos_sin)
-        fourier = upper.new_zeros((len(positions), self.box, self.box // 2 + 1))
-        fourier[:, :n, :n] = upper
-        fourier[:, self.box - n + 1 :, :n] = lower[:, 1:].flip(1)
-        return fourier / self.pixel_size**2
-
-    def _phase_factors(self, coordinate: Tensor) -> Tensor:
-        """Cosines, then sines, of 2π k x for all frequencies k: (b, atoms) to (b, 2n, atoms)."""
-        angle = self._angular[:, None] * coordinate[:, None]
-        n = len(self._angular)
-        factors = angle.new_empty((len(angle), 2 * n, angle.shape[-1]))
-        torch.cos(angle, out=factors[:, :n])
-        torch.sin(angle, out=factors[:, n:])
-        return factors
+        n, images = self._frequencies, len(positions)
+        spread = transfer("auto", positions.device).spread
+        step = torch.zeros(images, dtype=torch.int64, device=positions.device)
+        fourier = positions.new_zeros((images, self.box, self.box // 2 + 1), dtype=torch.complex64)
+        for atoms, footprints, potential in self._elements:
+            points = positions[:, atoms] * self._samples
+            grid = spread(points, points.new_ones(len(atoms)), footprints, step, self._size)
+            transform = torch.fft.rfft2(grid)[..., :n]
+            fourier[:, :n, :n] += potential * transform[:, :n]
+            fourier[:, self.box - n + 1 :, :n] += potential[1:].flip(0) * transform[:, self._size - n + 1 :]
+        return fourier
 
 
 def to_image(fourier: Tensor, box: int) -> Tensor:
