@@ -83,7 +83,7 @@ def test_weights_follow_the_mixture(still):
     assert abs(np.corrcoef(flat[1:, 0], flat[:-1, 0])[0, 1]) < 5 / np.sqrt(2000)
 
 
-def test_root_mean_square_displacement_of_a_chain_is_the_norm_of_its_weights_over_the_root_of_the_modes(still):
+def test_displacement_of_a_chain_follows_from_its_weights(still):
     shown = moving(still, 20, modes=5)
     step = np.linalg.norm(shown.residues(everything(shown)) - still.residue_coordinates, axis=-1)
     for number, rows in enumerate(chains(still.template)):
@@ -149,7 +149,7 @@ def test_modes_without_amplitude_leave_the_model_as_it_is(still):
     np.testing.assert_allclose(shown.atoms(everything(shown)), expected, atol=1e-5)
 
 
-def test_the_model_that_does_not_move_has_its_heavy_atoms_about_the_origin(still):
+def test_the_model_at_rest_has_its_atoms_about_the_origin(still):
     np.testing.assert_allclose(still.atom_coordinates[0].mean(0), 0, atol=1e-5)
 
 
