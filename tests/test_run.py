@@ -256,10 +256,13 @@ def test_particles_are_recognised_by_content_and_rows(tmp_path):
     source.write_text("one")
     further.write_text("two")
     rows = np.array([4, 2, 7])
-    run.record_particles([source, further], rows, 9)
+    run.record_particles([source, further], rows, 9, 24, np.array([2.5, np.nan]))
     run.check_particles([source, further], rows)
     np.testing.assert_array_equal(run.source_index(), rows)
     assert run.source_count() == 9
+    box, pixel_size = run.images()
+    assert box == 24
+    np.testing.assert_array_equal(pixel_size, [2.5, np.nan])
     for other in (rows[:2], rows[::-1]):
         with pytest.raises(InputError, match="changed since"):
             run.check_particles([source, further], other)

@@ -256,8 +256,8 @@ def first_row(block):
 
 def few_gain_images(monkeypatch):
     """An even pick of four out of 48 misses particles 41 to 43."""
-    monkeypatch.setattr("cryomorph.training.GAIN_IMAGES", 4)
-    monkeypatch.setattr("cryomorph.training.GAIN_IMAGES_OF_GROUP", 2)
+    monkeypatch.setattr("cryomorph.gain.GAIN_IMAGES", 4)
+    monkeypatch.setattr("cryomorph.gain.GAIN_IMAGES_OF_GROUP", 2)
 
 
 def test_a_group_that_anticorrelates_is_named_however_small_it_is(two_groups, tmp_path, monkeypatch):
@@ -478,10 +478,10 @@ def test_one_process_continues_what_two_began(localhost, simulated, tmp_path, mo
 
 
 FEW_GAIN_IMAGES = """
-import cryomorph.training
+import cryomorph.gain
 from cryomorph.cli import main
 
-cryomorph.training.GAIN_IMAGES = cryomorph.training.GAIN_IMAGES_OF_GROUP = 2  # a bad image is met in the training
+cryomorph.gain.GAIN_IMAGES = cryomorph.gain.GAIN_IMAGES_OF_GROUP = 2  # a bad image is met in the training
 if __name__ == "__main__":
     main()
 """

@@ -132,6 +132,8 @@ class RunConfig(Settings):
     search: SearchSettings = Field(default_factory=SearchSettings)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    start_from: Path | None = Field(None, description="run on the same particles whose model and latents are the start")
+    infer_from: Path | None = Field(None, description="run whose model is taken as it is: latents alone are found")
     hardware: HardwareSettings = Field(default_factory=HardwareSettings)
     seed: int = Field(0, ge=0, lt=2**63)
 
@@ -142,6 +144,12 @@ class RunConfig(Settings):
             return data
         chosen = {seam: _component_settings(seam, data.get(seam, kind), kind) for seam, kind in DEFAULT_KINDS.items()}
         return dict(data) | chosen
+
+    @model_validator(mode="after")
+    def _begins_in_one_place(self) -> "RunConfig":
+        if self.start_from is not None and self.infer_from is not None:
+            raise ValueError("start_from and infer_from exclude each other: leave one out")
+        return self
 
     @model_validator(mode="after")
     def _search_has_latents_to_place(self) -> "RunConfig":
@@ -162,6 +170,8 @@ class RunConfig(Settings):
                 "particles": self.particles.model_copy(update=particles),
                 "template": self.template.model_copy(update={"path": self.template.path.absolute()}),
                 "search": self.search.model_copy(update={"models": tuple(m.absolute() for m in self.search.models)}),
+                "start_from": None if self.start_from is None else self.start_from.absolute(),
+                "infer_from": None if self.infer_from is None else self.infer_from.absolute(),
             }
         )
 

@@ -153,8 +153,8 @@ class RunFolder:
                 break
         return rows
 
-    def add_provenance(self, seed: int, resumed_at_epoch: int) -> None:
-        """Record versions, seed, command line and time of a start."""
+    def add_provenance(self, seed: int, resumed_at_epoch: int, earlier: Path | None = None) -> None:
+        """Record versions, seed, command line and time of a start, and the run from which it takes something over."""
         path = self.path / "provenance.json"
         entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         entries.append(
@@ -163,6 +163,7 @@ class RunFolder:
                 "command": sys.argv,
                 "seed": seed,
                 "resumed_at_epoch": resumed_at_epoch,
+                "earlier_run": None if earlier is None else str(earlier),
                 "python": platform.python_version(),
                 "platform": platform.platform(),
                 "threads": torch.get_num_threads(),
@@ -171,8 +172,15 @@ class RunFolder:
         )
         write_text(path, json.dumps(entries, indent=1) + "\n")
 
-    def record_particles(self, sources: list[Path], source_index: NDArray[np.int64], source_count: int) -> None:
-        """Remember which particles the rows of the latents belong to.
+    def record_particles(
+        self,
+        sources: list[Path],
+        source_index: NDArray[np.int64],
+        source_count: int,
+        box: int,
+        pixel_size: NDArray[np.floating],
+    ) -> None:
+        """Remember which particles the rows of the latents belong to, and what their images are like.
 
         Parameters
         ----------
@@ -182,17 +190,43 @@ class RunFolder:
             Row of each in the (first) file, shape (m,).
         source_count
             How many that file has in all.
+        box
+            Pixels along an edge of the images, as they are compared.
+        pixel_size
+            The same in Å a pixel for each optics group, NaN where there is none, shape (groups,).
         """
         with atomic_path(self.particles) as temporary:
             digests = np.array([_digest(source) for source in sources])
-            np.savez(temporary, source_index=source_index, source_count=np.array(source_count), digests=digests)
+            np.savez(
+                temporary,
+                source_index=source_index,
+                source_count=np.array(source_count),
+                digests=digests,
+                box=np.array(box),
+                pixel_size=pixel_size,
+            )
 
     def check_particles(self, sources: list[Path], source_index: NDArray[np.int64]) -> None:
         """Raise InputError unless these are the particles that the run was started with."""
+        if not self.has_particles(sources, source_index):
+            raise InputError(f"{sources[0]}: changed since the run in {self.path} was started; use another --out")
+
+    def has_particles(self, sources: list[Path], source_index: NDArray[np.int64]) -> bool:
+        """Tell whether these are the particles that the run was started with, in the same order."""
         record = read_arrays(self.particles, "digests", "source_index")
         same = record["digests"].tolist() == [_digest(source) for source in sources]
-        if not same or not np.array_equal(record["source_index"], source_index):
-            raise InputError(f"{sources[0]}: changed since the run in {self.path} was started; use another --out")
+        return same and np.array_equal(record["source_index"], source_index)
+
+    def images(self) -> tuple[int, NDArray[np.float64]]:
+        """Return the edge of the images in pixels, and the size of a pixel in Å of each optics group.
+
+        Raises
+        ------
+        InputError
+            If the run was started by a version that did not remember it.
+        """
+        record = read_arrays(self.particles, "box", "pixel_size")
+        return int(record["box"]), record["pixel_size"].astype(np.float64)
 
     def sweep(self) -> None:
         """Remove what a killed process left half-written; before a run is recorded, that is only the record."""

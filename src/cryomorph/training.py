@@ -12,10 +12,11 @@ from torch import Tensor
 
 from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
 from cryomorph.errors import InputError
+from cryomorph.gain import first_gain
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.batch import ParticleBatch
-from cryomorph.particles.loader import epoch_batches, in_order, prefetch, spread_over_groups
+from cryomorph.particles.loader import epoch_batches, in_order, prefetch
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
@@ -25,10 +26,6 @@ from cryomorph.search.joint import JointSearch
 logger = logging.getLogger(__name__)
 
 TERMS = ("misfit", "geometry", "latents", "poses")
-GAIN_IMAGES = 2048
-"""Images from which the first gain is estimated: its relative error is then well below a percent."""
-GAIN_IMAGES_OF_GROUP = 128
-"""At least so many of each optics group, if it has them."""
 LOOK_EVERY = 10
 """Batches between looks at the running sums."""
 
@@ -58,7 +55,9 @@ class Trainer:
     latent_prior
         Strength of the latents' prior against the misfit.
     mixed
-        Compute the decoder in bfloat16.
+        Compute the networks in bfloat16.
+    frozen
+        Leave what particles share as it is: only the latents and poses that they have of their own are found.
     seed
         Determines the order of the images.
     """
@@ -77,6 +76,7 @@ class Trainer:
         search: JointSearch | None = None,
         latent_prior: float,
         mixed: bool = False,
+        frozen: bool = False,
         seed: int,
     ) -> None:
         self.fabric = fabric
@@ -91,8 +91,12 @@ class Trainer:
         self.latent_prior = latent_prior
         self.mixed = mixed
         self.seed = seed
+        self.frozen = frozen
+        if frozen:
+            for weight in (*reconstruction.shared_parameters(), *latents.shared_parameters()):
+                weight.requires_grad_(False)
         network = [weight for weight in reconstruction.shared_parameters() if weight.requires_grad]
-        self.shared = [*network, *latents.shared_parameters()]
+        self.shared = [weight for weight in (*network, *latents.shared_parameters()) if weight.requires_grad]
         # A decoder may have no weights.
         self.optimizer = torch.optim.Adam(network, lr=settings.learning_rate, fused=True) if network else None
         self.latent_optimizer = latents.optimizer(settings.latent_learning_rate, settings.learning_rate)
@@ -113,6 +117,13 @@ class Trainer:
             self._source = self.prepare()
         return self._source
 
+    def get_ready(self, progress: Progress | None = None) -> None:
+        """Calibrate Fourier shells, if it is time, and estimate the gain, before the first step."""
+        calibrated = self.calibrate(progress)
+        self.estimate_gain()
+        if not calibrated:  # for the gain, poses were found where there were none
+            self.calibrate(progress)
+
     def search(self, progress: Progress | None = None) -> dict[str, float]:
         """Search poses and conformations of all particles, if it is time; returns what to say about it."""
         if self.joint_search is None or not self.joint_search.due(self.epoch) or self.epoch == self.settings.epochs:
@@ -126,8 +137,7 @@ class Trainer:
     def calibrate(self, progress: Progress | None = None, *, due: bool = False) -> bool:
         """Estimate noise and signal of Fourier shells at the current conformations, if it is time; returns whether.
 
-        The gain, whose meaning changes, is estimated from the same images. Batches are prepared anew when they are
-        next asked for.
+        The gain, whose meaning changes, is estimated from the same images.
         """
         asked_for = self.calibration.shells != "none" and (due or self.epoch in self.calibration.epochs)
         if not asked_for or self.epoch == self.settings.epochs:
@@ -146,50 +156,29 @@ class Trainer:
             return False
         calibration = calibrate(sums, self.calibration.shells)
         likelihood = self.reconstruction.likelihood
-        likelihood.calibration = calibration
         likelihood.cross_sum, likelihood.power_sum = gain_sums(sums, calibration)
         likelihood.update_gain()
-        self._source = None
-        self.on_calibration(calibration)
+        self.use_calibration(calibration)
         return True
 
-    def estimate_gain(self) -> None:
-        """Set the gain before the first step, when conformations are hardly more than the template's.
+    def use_calibration(self, calibration: ShellCalibration) -> None:
+        """Take this calibration from now on. Batches are prepared anew when they are next asked for."""
+        self.reconstruction.likelihood.calibration = calibration.to(self.fabric.device)
+        self._source = None
+        self.on_calibration(calibration)
 
-        Raises
-        ------
-        InputError
-            If the images anticorrelate with the template: protein is dark in them.
-        """
-        rows = spread_over_groups(self.stack.table.optics_group, GAIN_IMAGES, GAIN_IMAGES_OF_GROUP)
-        mine = rows[self.fabric.global_rank :: self.fabric.world_size]
-        likelihood = self.reconstruction.likelihood
-        self.latents.eval()
-        with torch.no_grad():
-            for part in np.array_split(mine, -(-len(mine) // self.settings.batch_size)):
-                batch = self.source.batch(part).to(self.fabric.device)
-                beads = self.reconstruction.beads(self.reconstruction.conformations(self.latents(batch)))
-                measure = self.reconstruction.poses.first_measure(batch, beads, likelihood)
-                self.reconstruction.expected_misfit(beads, measure, batch)
-        self.latents.train()
-        self._sum_over_processes(likelihood.cross_sum, likelihood.power_sum)
-        scores = likelihood.cross_sum / likelihood.power_sum.clamp(min=1e-30).sqrt()
-        score = float(likelihood.cross_sum.sum() / likelihood.power_sum.sum().sqrt())
-        logger.info("template against %d images: correlation %.1f times its noise", len(rows), score)
-        worst = int(scores.argmin())
-        if scores[worst] < -5:
-            where = f", optics group {worst + 1}" if len(scores) > 1 else ""
-            raise InputError(
-                f"{self.stack.table.source}{where}: the images anticorrelate with the template ({scores[worst]:.0f} "
-                "times the noise): if protein is dark in them, change --invert; else check that the template is docked"
-            )
-        if score < 5:
-            logger.warning(
-                "the template hardly correlates with the images at the given poses (%.1f times the noise): "
-                "is it docked into the consensus map, and is the pixel size right?",
-                score,
-            )
-        likelihood.update_gain()
+    def estimate_gain(self) -> None:
+        """Set the gain before the first step; see `cryomorph.gain`."""
+        first_gain(
+            self.reconstruction,
+            self.latents,
+            self.source,
+            self.stack,
+            lambda rows: rows[self.fabric.global_rank :: self.fabric.world_size],
+            self._sum_over_processes,
+            batch_size=self.settings.batch_size,
+            device=self.fabric.device,
+        )
 
     def fit(
         self,
@@ -211,6 +200,9 @@ class Trainer:
         """
         progress = progress or Silent()
         saved = time.monotonic()
+        if self.epoch == 0 and self.frozen and not self.latents.per_particle:  # there is nothing to be found
+            self.epoch = self.settings.epochs
+            on_checkpoint(self.state())
         while self.epoch < self.settings.epochs:
             source = self.source  # has a bar of its own
             started = time.monotonic()
@@ -366,7 +358,8 @@ class Trainer:
         self._sum_over_processes(self.sums, likelihood.cross_sum, likelihood.power_sum)
         self._check_finite()
         means = (self.sums[:-1] / self.sums[-1]).tolist()
-        likelihood.update_gain()
+        if not self.frozen:
+            likelihood.update_gain()
         for remark in likelihood.remarks():
             logger.warning(remark)
         own = in_order(self.stack, np.flatnonzero(self.owned.numpy()), self.fabric.device)

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from cryomorph.beginning import open_earlier, take_over
 from cryomorph.config import (
     RunConfig,
     build_latents,
@@ -21,6 +23,7 @@ from cryomorph.config import (
 )
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path, read_arrays
+from cryomorph.fitted import FittedRun
 from cryomorph.geometry import superpose_core
 from cryomorph.hardware import make_fabric, mixed_precision
 from cryomorph.latents.base import Latents
@@ -84,6 +87,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     fabric.launch()
     first_process = fabric.global_rank == 0
     continues = fabric.broadcast(_continues(run, config, resume) if first_process else None)
+    state = run.load_checkpoint() if continues else None
+    earlier = open_earlier(config, stack, template) if state is None else None
     if continues:
         run.check_particles(config.particles.files(), stack.source_index)
     elif first_process:
@@ -94,7 +99,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     stack = stack.with_background_radius(_background_radius(template, stack))
 
     torch.manual_seed(config.seed)
-    groups = int(stack.table.optics_group.max()) + 1
+    groups = _groups(stack, state, earlier)
     reconstruction = build_reconstruction(config, template, groups, len(stack))
     latents = build_latents(config, reconstruction.conformations.latent_blocks(), len(stack))
     search = None
@@ -118,25 +123,27 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         search=search,
         latent_prior=config.latent_prior,
         mixed=mixed_precision(config.hardware, fabric.device),
+        frozen=config.infer_from is not None,
         seed=config.seed,
     )
-    if continues:
-        trainer.load_state(run.load_checkpoint())
+    bar = progress if first_process else None
+    if state is not None:
+        trainer.load_state(state)
         logger.info("%s: %d of %d epochs are done", run.path, trainer.epoch, config.training.epochs)
     else:
-        bar = progress if first_process else None
-        trainer.search(bar)
-        calibrated = trainer.calibrate(bar)
-        trainer.estimate_gain()
-        if not calibrated:  # for the gain, poses were found where there were none
-            trainer.calibrate(bar)
+        if earlier is None:
+            trainer.search(bar)
+        else:
+            take_over(trainer, config, earlier, bar)
+        if not trainer.frozen:
+            trainer.get_ready(bar)
     if first_process:
-        run.add_provenance(config.seed, trainer.epoch)
+        run.add_provenance(config.seed, trainer.epoch, config.infer_from or config.start_from)
         run.truncate_metrics(trainer.epoch)
     trainer.fit(
         on_epoch=run.append_metrics if first_process else lambda row: None,
         on_checkpoint=run.save_checkpoint if first_process else lambda state: None,
-        progress=progress if first_process else None,
+        progress=bar,
     )
     if first_process:
         if reconstruction.poses.finds:
@@ -228,7 +235,8 @@ def _continues(run: RunFolder, config: RunConfig, resume: bool) -> bool:
 
 def _open_run(run: RunFolder, config: RunConfig, template: Template, stack: ParticleStack) -> None:
     """Write what does not change; first what marks the folder as a run's."""
-    run.record_particles(config.particles.files(), stack.source_index, stack.source_count)
+    pixel_size = _of_groups(stack, stack.pixel_size)
+    run.record_particles(config.particles.files(), stack.source_index, stack.source_count, stack.box, pixel_size)
     config.write(run.config)
     write_template(run.template, template)
 
@@ -254,11 +262,27 @@ def _prepared(
     return WithImages(source, stack) if latents.sees_images else source
 
 
+def _groups(stack: ParticleStack, state: dict[str, Any] | None, earlier: FittedRun | None) -> int:
+    """Return how many optics groups the model knows: those of the particles, or of the run that it was trained in."""
+    if state is not None:
+        return len(state["reconstruction"]["likelihood.gain"])
+    own = int(stack.table.optics_group.max()) + 1
+    return own if earlier is None else earlier.groups
+
+
+def _of_groups(stack: ParticleStack, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the value of each optics group, of those of its particles (m,); NaN for a group without particles."""
+    result = np.full(int(stack.table.optics_group.max()) + 1, np.nan)
+    result[stack.table.optics_group] = values
+    return result
+
+
 def _write_calibration(run: RunFolder, calibration: ShellCalibration, stack: ParticleStack) -> None:
     """Write it as numbers and as a figure."""
     noise, signal = calibration.noise.cpu().numpy(), calibration.signal.cpu().numpy()
-    pixel_size = np.full(len(noise), np.nan)  # groups without particles
-    pixel_size[stack.table.optics_group] = stack.pixel_size
+    pixel_size = np.full(len(noise), np.nan)
+    known = _of_groups(stack, stack.pixel_size)
+    pixel_size[: len(known)] = known
     frequency = np.arange(noise.shape[1]) / (stack.box * pixel_size[:, None])
     run.save_calibration(noise=noise, signal=signal, frequency=frequency)
     with atomic_path(run.calibration_plot) as temporary:

@@ -9,13 +9,14 @@ import typer
 
 from cryomorph import __version__
 from cryomorph.cli.demo import demo
+from cryomorph.cli.infer import infer
 from cryomorph.cli.modes import modes
 from cryomorph.cli.results import evaluate, export
 from cryomorph.cli.simulate import simulate
 from cryomorph.cli.train import train
 from cryomorph.errors import InputError
 
-COMMANDS = (train, evaluate, export, simulate, modes, demo)
+COMMANDS = (train, infer, evaluate, export, simulate, modes, demo)
 """In the order of --help."""
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")

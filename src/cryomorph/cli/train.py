@@ -44,6 +44,9 @@ def train(
     latents: Annotated[
         str | None, option(f"Where latents come from: {kinds(latent_sources)} [default: variational].")
     ] = None,
+    start_from: Annotated[
+        Path | None, option("Finished run on the same particles: its model and latents are the start.")
+    ] = None,
     latent_prior: Annotated[float | None, option("Strength of the latents' normal prior [default: 1].")] = None,
     poses: Annotated[str | None, option(f"Where poses come from: {kinds(pose_sources)} [default: known].")] = None,
     shift_range: Annotated[
@@ -66,8 +69,8 @@ def train(
     r2: Annotated[float | None, option("Weight of the log-distance prior R2; 0 leaves it out [default: 0.01].")] = None,
     epochs: Annotated[int | None, option("Passes over all images [default: 30].", min=1)] = None,
     batch: Annotated[int | None, option("Images a step, in each process [default: 32].", min=1)] = None,
-    learning_rate: Annotated[float | None, option("Of the network [default: 0.003].")] = None,
-    latent_learning_rate: Annotated[float | None, option("Of the latents [default: 0.2].")] = None,
+    learning_rate: Annotated[float | None, option("Of networks [default: 0.003].")] = None,
+    latent_learning_rate: Annotated[float | None, option("Of latents kept for each particle [default: 0.2].")] = None,
     accelerator: Annotated[str | None, option("auto, cpu or cuda [default: auto].")] = None,
     devices: Annotated[int | None, option("GPUs, or processes on a CPU [default: 1].", min=1)] = None,
     precision: Annotated[str | None, option("auto, 32-true or bf16-mixed [default: auto].")] = None,
@@ -108,6 +111,7 @@ def train(
         "hardware.accelerator": accelerator,
         "hardware.devices": devices,
         "hardware.precision": precision,
+        "start_from": start_from,
         "seed": seed,
     }
     for seam, kind in (("decoder", decoder), ("latents", latents), ("poses", poses), ("likelihood", likelihood)):
