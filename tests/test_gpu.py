@@ -121,3 +121,21 @@ def test_a_scan_finds_what_it_finds_on_the_cpu(engine, tmp_path):
         assert torch.equal(found.conformation[:, 0].cpu(), expected.conformation[:, 0])
         torch.testing.assert_close(found.rotation[:, 0].cpu(), expected.rotation[:, 0])
         torch.testing.assert_close(found.shift[:, 0].cpu(), expected.shift[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["encoder", "variational_encoder"])
+def test_latents_read_from_images_agree_with_the_cpu(kind):
+    torch.manual_seed(0)
+    cls = component("latents", kind)
+    latents = cls(cls.Settings(box=32, low_pass=20.0), {"modes": slice(0, 5), "rotation": slice(5, 11)}, 3).eval()
+    batch = make_batch(40)
+    expected, cost = latents.encode(batch)
+    expected.sum().backward()
+    gradient = latents.network.blocks[0].first.weight.grad.clone()
+    latents.zero_grad()
+    found, cost_found = latents.to(GPU).encode(batch.to(GPU))
+    found.sum().backward()
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-2, atol=1e-4)  # convolutions may round to TF32
+    torch.testing.assert_close(cost_found.cpu(), cost, rtol=1e-2, atol=1e-4)
+    found_gradient = latents.network.blocks[0].first.weight.grad.cpu()
+    torch.testing.assert_close(found_gradient, gradient, rtol=0, atol=0.05 * float(gradient.abs().max()))

@@ -124,7 +124,9 @@ class ImageEncoder(nn.Module):
         # Convolutions are a third faster on a CPU with channels last.
         planes = seen[:, None].contiguous(memory_format=torch.channels_last)
         features = self.blocks(planes).mean((-2, -1))
-        return [head(features).float() for head in self.heads]
+        with torch.autocast(image.device.type, enabled=False):  # latents must not be rounded
+            features = features.to(image.dtype)
+            return [head(features) for head in self.heads]
 
 
 class EncodedLatents(Latents):
