@@ -13,6 +13,7 @@ from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSett
 from cryomorph.scan.fast import RingScan
 from cryomorph.scan.grid import ProductGrid
 from cryomorph.structure.beads import Beads
+from dense_likelihood import coarse_batch
 from particle_arrays import ArrayStack
 from scan_cases import RADIUS, molecule, particles, seen, windowed
 from test_calibration import NOISE, SIGNAL, sums_of, with_images
@@ -128,7 +129,7 @@ def test_latents_read_from_images_agree_with_the_cpu(kind):
     torch.manual_seed(0)
     cls = component("latents", kind)
     latents = cls(cls.Settings(box=32, low_pass=20.0), {"modes": slice(0, 5), "rotation": slice(5, 11)}, 3).eval()
-    batch = make_batch(40)
+    batch = coarse_batch(40)
     expected, cost = latents.encode(batch)
     expected.sum().backward()
     gradient = latents.network.blocks[0].first.weight.grad.clone()
