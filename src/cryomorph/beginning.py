@@ -129,10 +129,11 @@ def _check_images(earlier: FittedRun, stack: ParticleStack, path: Path) -> None:
             "choose particles of its groups with --indices"
         )
     box, pixel_size = earlier.run.images()
+    pixel_size = np.append(pixel_size, np.full(earlier.groups, np.nan))  # of groups without particles, anything goes
     for group in groups:
         found = float(stack.pixel_size[stack.table.optics_group == group][0])
         expected = float(pixel_size[group])
-        if stack.box != box or not abs(found - expected) < SAME_PIXELS * expected:
+        if stack.box != box or abs(found - expected) > SAME_PIXELS * expected:
             raise InputError(
                 f"{path}: images of optics group {group + 1} have {stack.box} pixels of {found:.4g} Å, in "
                 f"{earlier.run.path} they have {box} of {expected:.4g} Å; see --box and --pixel-size"

@@ -27,7 +27,7 @@ class HardwareSettings(Settings):
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
     devices: int = Field(1, ge=1, description="GPUs, or processes on a CPU")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
-        "auto", description="of the decoder; auto: bf16-mixed on a GPU that has it, else 32-true"
+        "auto", description="of the networks; auto: bf16-mixed on a GPU that has it, else 32-true"
     )
 
 
@@ -35,7 +35,7 @@ def make_fabric(hardware: HardwareSettings) -> Fabric:
     """Return Lightning Fabric for the hardware asked for, not launched yet.
 
     Fabric itself computes in single precision: its mixed precision would round images, poses and defocus too. The
-    decoder alone is rounded, see `mixed_precision`.
+    networks alone are rounded, see `mixed_precision`.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def make_fabric(hardware: HardwareSettings) -> Fabric:
 
 
 def mixed_precision(hardware: HardwareSettings, device: torch.device) -> bool:
-    """Tell whether the decoder computes in bfloat16 on this device."""
+    """Tell whether the networks compute in bfloat16 on this device."""
     if hardware.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return hardware.precision == "bf16-mixed"

@@ -11,7 +11,7 @@ from cryomorph.progress import Progress
 from cryomorph.run import RunFolder
 from cryomorph.workflows import train
 
-EPOCHS = 10
+EPOCHS = 5
 """Passes over the images, where the latents of each particle are fitted."""
 
 

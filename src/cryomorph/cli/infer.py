@@ -28,7 +28,7 @@ def infer(
         bool | None, option("Flip the contrast: for images with dark protein [default: as the run].")
     ] = None,
     epochs: Annotated[
-        int | None, option("Passes over all images, where latents are fitted [default: 10].", min=1)
+        int | None, option("Passes over all images, where latents are fitted [default: 5].", min=1)
     ] = None,
     batch: Annotated[int | None, option("Images at a time, in each process [default: as the run].", min=1)] = None,
     accelerator: Annotated[str | None, option("auto, cpu or cuda [default: as the run].")] = None,
