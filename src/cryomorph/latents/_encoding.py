@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -21,7 +21,7 @@ OUTPUT_SPREAD = 1e-2
 class EncoderSettings(Settings):
     """Size of the network, by default the paper's, and what it sees of the images."""
 
-    filters: tuple[int, ...] = Field(
+    filters: tuple[PositiveInt, ...] = Field(
         (32, 128, 256, 512), min_length=1, description="of each double block of convolutions; the last are the features"
     )
     hidden: int = Field(256, ge=1, description="units of the layer between features and latents, of each block of them")
@@ -110,7 +110,7 @@ class ImageEncoder(nn.Module):
         )
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                # With PyTorch's own start, features of different images would differ by a part in a hundred only.
+                # With PyTorch's own start, features of different images would differ by less than a hundredth.
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
