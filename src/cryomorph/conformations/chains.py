@@ -57,7 +57,7 @@ class Chains(ConformationModel):
         self.settings = settings
         self.names = [domain.name for domain in domains]
         self.bodies = nn.ModuleList(bodies)
-        self.spread = Spread(self.latent_dim, settings.adapt)
+        self.spread = Spread(np.concatenate([body.softness for body in bodies]), settings.adapt)
         order = np.argsort(np.concatenate([domain.rows for domain in domains]))
         self.register_buffer("order", torch.from_numpy(order), persistent=False)
 
@@ -98,8 +98,10 @@ class _Body(nn.Module):
         centred = template.coordinates[domain.rows] - template.coordinates[domain.rows].mean(0)
         self.radius = float(np.sqrt(np.square(centred).sum(1).mean()))
         vectors = np.zeros((0, centred.size))
+        self.softness = np.ones(self.size)  # rigid motions are as soft as the softest mode
         if count:
             modes = template_modes(template, count, settings.cutoff, domain.rows)
+            self.softness[:count] = modes.softness
             vectors = np.sqrt(len(centred)) * modes.vectors.reshape(count, -1)
         self.register_buffer("centred", torch.from_numpy(centred).float(), persistent=False)
         # Kept with the weights: other machines may find other bases of modes of the same frequency.

@@ -40,7 +40,7 @@ class NMA(ConformationModel):
         modes = template_modes(template, count, settings.cutoff)
         vectors = np.sqrt(len(template)) * modes.vectors.reshape(count, -1)
         self.register_buffer("vectors", torch.from_numpy(vectors).float())
-        self.spread = Spread(count, settings.adapt)
+        self.spread = Spread(modes.softness, settings.adapt)
 
     def displacement(self, z: Tensor) -> Tensor:
         """Return Δ in Å, shape (b, n, 3)."""

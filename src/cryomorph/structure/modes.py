@@ -47,6 +47,11 @@ class Modes:
     eigenvalue: Array
     vectors: Array
 
+    @property
+    def softness(self) -> Array:
+        """Thermal amplitudes (k,) relative to the softest mode's: by equipartition, 1 / sqrt(eigenvalue)."""
+        return np.asarray(np.sqrt(self.eigenvalue[0] / self.eigenvalue))
+
 
 def template_modes(template: Template, count: int, cutoff: float = CUTOFF, rows: Rows | None = None) -> Modes:
     """Compute normal modes of the representative atoms of a template, or of some of its residues as if alone.
