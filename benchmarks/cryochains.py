@@ -68,7 +68,7 @@ SIZES = {
 
 
 def settings_of(latents: str, method: str, size: Size) -> dict[str, object]:
-    """Settings of a run: as published (a network trained on squared differences alone), or this package's."""
+    """Return settings as published (a network trained on squared differences alone), or the package's own."""
     decoder = METHODS[method]
     encoder = {"kind": "encoder", "box": size.encoder_box}
     if latents == "published":
@@ -102,10 +102,12 @@ class Run:
 
     @property
     def data(self) -> str:
+        """Folder of its images."""
         return f"{self.system}_{self.noise_db}dB_seed{self.seed}"
 
     @property
     def name(self) -> str:
+        """Folder of the run."""
         return f"{self.data}_{self.method}_{self.latents}"
 
 
