@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+import cryomorph.evaluation
 from cryomorph.errors import InputError
 from cryomorph.evaluation import (
     Evaluation,
@@ -16,7 +17,7 @@ from cryomorph.evaluation import (
     share_off,
     summarise,
 )
-from cryomorph.geometry import random_rotations
+from cryomorph.geometry import random_rotations, rmsd
 
 
 def aligned_rmsd(a, b):
@@ -85,6 +86,24 @@ def test_constant_baseline_is_the_best_single_structure(case):
     for structure in truth.coordinates:
         squares = np.mean([aligned_rmsd(structure, x) ** 2 for x in shown])
         assert constant**2 < squares
+
+
+def test_baselines_are_of_the_conformations_that_the_run_s_images_show(case, monkeypatch):
+    """Others cost neither time nor memory, and change nothing."""
+    truth, source_index, _, _ = case
+    seen = []
+
+    def watched(a, b):
+        seen.append(len(a))
+        return rmsd(a, b)
+
+    monkeypatch.setattr(cryomorph.evaluation, "rmsd", watched)
+    alone = summarise(np.ones(12), truth.coordinates[0], truth, source_index)
+    assert seen == [4, 4]
+    others = np.random.default_rng(5).normal(0, 20, (500, 9, 3))
+    among = Truth(np.concatenate([others, truth.coordinates]), truth.conformation + 500)
+    assert summarise(np.ones(12), truth.coordinates[0], among, source_index) == alone
+    assert seen == [4, 4, 4, 4]
 
 
 def test_names_of_the_result():

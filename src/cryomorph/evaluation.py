@@ -222,11 +222,14 @@ def summarise(
     poses: PoseErrors | None = None,
 ) -> Evaluation:
     """Summarise the errors of all images (Å), with the baselines of template (n, 3) and best constant."""
-    counts = np.bincount(truth.conformation[source_index], minlength=len(truth.coordinates)).astype(np.float64)
-    constant = procrustes_mean(truth.coordinates, counts)
+    shown, images = np.unique(truth.conformation[source_index], return_counts=True)
+    # Simulations may have a conformation for each image, of which a run on some of them needs these only.
+    coordinates = truth.coordinates if len(shown) == len(truth.coordinates) else truth.coordinates[shown]
+    counts = images.astype(np.float64)
+    constant = procrustes_mean(coordinates, counts)
 
     def mean_over_images(structure: Array) -> float:
-        return float(np.average(rmsd(truth.coordinates, structure), weights=counts))
+        return float(np.average(rmsd(coordinates, structure), weights=counts))
 
     return Evaluation(
         images=len(errors),
