@@ -58,36 +58,40 @@ class Size:
     pixel_size: float
     encoder_box: int
     encoder_epochs: int
+    encoder_rate: float
     epochs: int
+    beads: str
 
 
 SIZES = {
-    "small": Size((1200, 0, 300), 128, 2.0, encoder_box=32, encoder_epochs=20, epochs=30),
-    "paper": Size((50_000, 5_000, 5_000), 256, 1.0, encoder_box=256, encoder_epochs=30, epochs=30),
+    "small": Size(
+        (1200, 0, 300), 128, 2.0, encoder_box=32, encoder_epochs=15, encoder_rate=3e-3, epochs=30, beads="ca"
+    ),
+    "paper": Size(
+        (50_000, 5_000, 5_000),
+        256,
+        1.0,
+        encoder_box=256,
+        encoder_epochs=30,
+        encoder_rate=1e-3,
+        epochs=30,
+        beads="residue",
+    ),
 }
 
 
 def settings_of(latents: str, method: str, size: Size) -> dict[str, object]:
     """Return settings as published (a network trained on squared differences alone), or the package's own."""
-    decoder = METHODS[method]
+    common: dict[str, object] = {"decoder": METHODS[method], "beads": size.beads}
     encoder = {"kind": "encoder", "box": size.encoder_box}
+    read = {"latents": encoder, "training": {"epochs": size.encoder_epochs, "learning_rate": size.encoder_rate}}
     if latents == "published":
-        return {
-            "decoder": decoder | {"adapt": False},
-            "latents": encoder,
-            "latent_prior": 0.0,
-            "priors": {"strength": 0.0},
-            "calibration": {"shells": "none"},
-            "training": {"epochs": size.encoder_epochs, "learning_rate": 1e-3},
-        }
+        decoder = METHODS[method] | {"adapt": False}
+        squares_alone = {"latent_prior": 0.0, "priors": {"strength": 0.0}, "calibration": {"shells": "none"}}
+        return common | read | squares_alone | {"decoder": decoder}
     if latents == "encoder":
-        training = {"epochs": size.encoder_epochs, "learning_rate": 1e-3}
-        return {"decoder": decoder, "latents": encoder, "training": training}
-    return {
-        "decoder": decoder,
-        "latents": latents,
-        "training": {"epochs": size.epochs, "latent_learning_rate": 0.5},
-    }
+        return common | read
+    return common | {"latents": latents, "training": {"epochs": size.epochs, "latent_learning_rate": 0.5}}
 
 
 @dataclass(frozen=True)
