@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from torch import nn
 
+from conftest import helix_model
 from cryomorph.conformations.chains import Chains, ChainsSettings, rotation_of
 from cryomorph.conformations.nma import NMA, NMASettings
 from cryomorph.errors import InputError
-from cryomorph.structure.modes import rigid_motions, template_modes
+from cryomorph.structure.model import read_template
+from cryomorph.structure.modes import displaced, rigid_motions, template_modes
 
 A, B = slice(0, 20), slice(20, 32)  # rows of the chains of the dimer
 
@@ -142,6 +145,67 @@ def test_rotations_are_rotations_and_none_for_zeros():
     # Half a turn can be reached.
     half = rotation_of(torch.tensor([[-9.0, 0, 0, 0, -9.0, 0]]))[0]
     torch.testing.assert_close(half, torch.diag(torch.tensor([-1.0, -1.0, 1.0])), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "vectors", [[[0, 0, 0], [0, 1, 0]], [[1, 0, 0], [0, 0, 0]], [[1, 0, 0], [1.0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
+)
+def test_vectors_that_are_no_axes_of_a_rotation_spoil_nothing(vectors):
+    """Half way to the opposite direction a vector has no length."""
+    away = torch.tensor(vectors, dtype=torch.float64) - torch.eye(2, 3)
+    pair = (2 * torch.atanh(away / 2)).view(1, 6).requires_grad_()
+    rotation = rotation_of(pair)
+    assert torch.isfinite(rotation).all()
+    rotation.square().sum().backward()
+    assert torch.isfinite(pair.grad).all()
+
+
+def test_half_precision_does_not_round_coordinates(dimer):
+    for model in (NMA(NMASettings(modes=9), dimer), Chains(ChainsSettings(modes=4), dimer)):
+        z = 20 * torch.randn(3, model.latent_dim)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model(z)
+        assert rounded.dtype == torch.float32
+        assert torch.equal(rounded, model(z))
+
+
+def test_chains_in_any_order_of_the_file_move_their_own_residues(tmp_path):
+    helix_model({"B": 12, "A": 20}).write_pdb(str(tmp_path / "reversed.pdb"))
+    template = read_template(tmp_path / "reversed.pdb")
+    assert template.chain_names == ("B", "A")
+    model = chains(template, modes=0)
+    displacement = moved(model, latents(model, translation_B=[5.0]))
+    assert np.flatnonzero(displacement[:, 0] > 4).tolist() == list(range(12))
+
+
+def test_a_molecule_of_one_chain_turns_and_deforms(helix):
+    model = chains(helix, modes=5)
+    assert list(model.latent_blocks()) == ["modes A", "rotation A", "translation A"]
+    x = helix.coordinates + moved(model, latents(model, rotation_A=[0.0, 9.0], translation_A=[1.0]))
+    np.testing.assert_allclose(distances(x), distances(helix.coordinates), atol=1e-4)
+    np.testing.assert_allclose(x.mean(0), helix.coordinates.mean(0) + np.array([1, 0, 0]), atol=1e-4)
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+def test_a_path_of_conformations_is_followed(dimer, adapt):
+    """Turns by up to 80 degrees with a deformation: other coordinates find it, or the latents themselves."""
+    turns = Rotation.from_rotvec(np.linspace(0, 80, 6)[:, None] * [0, 0.6, 0.8], degrees=True).as_matrix()
+    centre = dimer.coordinates[B].mean(0)
+    path = np.tile(dimer.coordinates, (6, 1, 1))
+    path[:, A] = displaced(dimer.coordinates[A], template_modes(dimer, 1, rows=np.arange(20)), [[d] for d in range(6)])
+    path[:, B] = (path[:, B] - centre) @ turns.swapaxes(1, 2) + centre
+    path = torch.from_numpy(path).float()
+    model = Chains(ChainsSettings(modes=3, adapt=adapt), dimer)
+    z = model.follow(path)
+    with torch.no_grad():
+        assert rms((model(z) - path).numpy()) < 0.01
+        middle = model(z.mean(0, keepdim=True)) - path.mean(0)
+    assert rms(middle.numpy()) < 1.5
+    if adapt:  # what was not needed keeps its width, and what was is no further out than latents usually are
+        assert z.square().mean(0).max() < 1.001
+        assert z[:, model.latent_blocks()["translation A"]].abs().max() < 0.05
+    else:
+        assert z.abs().max() > 2
 
 
 def test_gradients_of_rigid_motions_and_modes_are_their_slopes(dimer):

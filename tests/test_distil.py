@@ -6,7 +6,9 @@ import torch
 
 from cryomorph.conformations.gnn import GNN, GNNSettings
 from cryomorph.conformations.mlp import MLP, MLPSettings
-from cryomorph.search.distil import distil, path_latents
+from cryomorph.conformations.nma import NMA, NMASettings
+from cryomorph.errors import InputError
+from cryomorph.search.distil import distil, learn_path, path_latents
 from cryomorph.structure.modes import displaced, template_modes
 
 
@@ -74,3 +76,17 @@ def test_path_runs_along_the_first_latent_coordinate():
     torch.testing.assert_close(z[:, 0], torch.tensor([-1.5, -0.5, 0.5, 1.5]))
     assert (z[:, 1:] == 0).all()
     assert (path_latents(1, 3) == 0).all()
+
+
+def test_decoders_are_taught_unless_they_can_follow(dimer, path):
+    z, error = learn_path(decoder("gnn", dimer), path)
+    torch.testing.assert_close(z, path_latents(5, 4))
+    assert 0 < error < 0.5
+    z, error = learn_path(NMA(NMASettings(modes=10), dimer), path)
+    assert (z.abs().sum(0) > 0).sum() > 1
+    assert error < 1e-3  # the path is made of two modes
+
+
+def test_a_decoder_with_nothing_to_learn_is_refused(dimer, path):
+    with pytest.raises(InputError, match="has no weights"):
+        distil(NMA(NMASettings(modes=4, adapt=False), dimer), path_latents(5, 4), path)

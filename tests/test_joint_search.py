@@ -172,6 +172,27 @@ def test_a_model_of_the_user_is_compared_as_well(unposed, lopsided, tmp_path):
     assert RunFolder(tmp_path / "run").load_poses() is not None
 
 
+@pytest.mark.parametrize(
+    "decoder",
+    [{"kind": "chains", "modes": 3}, {"kind": "chains", "modes": 3, "adapt": False}],
+    ids=["adapt", "published"],
+)
+def test_a_decoder_of_a_given_form_knows_the_library(unposed, lopsided, tmp_path, caplog, decoder):
+    """It is not taught, which would leave it motions of the path alone: its chains move there by themselves."""
+    turned = gemmi.read_structure(str(lopsided / "model.pdb"))
+    for residue in turned[0]["B"]:
+        for atom in residue:
+            atom.pos = gemmi.Position(atom.pos.x + 3, atom.pos.z - 9, 9 - atom.pos.y)
+    turned.write_pdb(str(tmp_path / "turned.pdb"))
+    search = SEARCH | {"models": [str(tmp_path / "turned.pdb")], "approach": {"rounds": 0}, "epochs": [1]}
+    training = {"epochs": 2, "batch_size": 8}
+    settings = search_settings(unposed, search=search, training=training, decoder=decoder)
+    with caplog.at_level("INFO"):
+        train(parse_config(settings, "test"), tmp_path / "run")
+    assert "the decoder learned 2 conformations to 0.00 Å" in caplog.text
+    assert evaluate(tmp_path / "run", lopsided / "truth.npz").rotation_error_median_deg < 15
+
+
 class Bending(ConformationModel):
     """Moves one residue of four along x by the first latent coordinate."""
 

@@ -43,6 +43,13 @@ class ConformationModel(nn.Module, ABC):
         """Return residue coordinates in Å, shape (b, n, 3), for latents of shape (b, d)."""
         return self.template + self.displacement(z).to(self.template.dtype)
 
+    def follow(self, x: Tensor) -> Tensor | None:
+        """Make a path of conformations (k, n, 3) the middle of what latents reach, and return its latents (k, d).
+
+        For models of a given form. None, as here, is for those that have to be taught it (`cryomorph.search.distil`).
+        """
+        return None
+
     def latent_blocks(self) -> dict[str, slice]:
         """Name the slices of the latent vector, for analysis; together they cover it without overlap."""
         return {"shape": slice(0, self.latent_dim)}

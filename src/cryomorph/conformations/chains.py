@@ -9,17 +9,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cryomorph.components import Settings
-from cryomorph.conformations._spread import Spread
-from cryomorph.conformations.base import ConformationModel
+from cryomorph.conformations._spread import Motions
 from cryomorph.structure.domains import Domain, read_domains
 from cryomorph.structure.model import Template
 from cryomorph.structure.modes import CUTOFF, RIGID, template_modes
 
+SHORTEST = 1e-6
+"""Vectors are divided by their length, or by this if they are shorter."""
+
 
 class ChainsSettings(Settings):
-    """What moves; the defaults are paper B's, and so are its ablations.
+    """What moves; by default as in paper B.
 
-    cN50 is `rigid: none`, cR is `modes: 0, rigid: rotation`, cRT is `modes: 0`.
+    Its ablations: cN50 is `rigid: none`, cR is `modes: 0, rigid: rotation`, cRT is `modes: 0`.
     """
 
     kind: Literal["chains"] = "chains"
@@ -40,7 +42,7 @@ class ChainsSettings(Settings):
         return self
 
 
-class Chains(ConformationModel):
+class Chains(Motions):
     """`x_c = R_c (x_c0 - m_c + sqrt(n_c) Σ a_k U_k) + m_c + t_c` for every chain, or domain, c with its centre `m_c`.
 
     All coordinates are lengths in Å: the root mean square displacement that a mode makes, translations, and for
@@ -53,21 +55,19 @@ class Chains(ConformationModel):
     def __init__(self, settings: ChainsSettings, template: Template) -> None:
         domains = read_domains(template, settings.groups)
         bodies = [_Body(domain, template, settings) for domain in domains]
-        super().__init__(template, sum(body.size for body in bodies))
+        super().__init__(template, np.concatenate([body.softness for body in bodies]), settings.adapt)
         self.settings = settings
         self.names = [domain.name for domain in domains]
         self.bodies = nn.ModuleList(bodies)
-        self.spread = Spread(np.concatenate([body.softness for body in bodies]), settings.adapt)
         order = np.argsort(np.concatenate([domain.rows for domain in domains]))
         self.register_buffer("order", torch.from_numpy(order), persistent=False)
 
-    def displacement(self, z: Tensor) -> Tensor:
+    def move(self, coordinates: Tensor) -> Tensor:
         """Return Δ in Å, shape (b, n, 3)."""
-        with torch.autocast(z.device.type, enabled=False):  # a displacement of 10 Å must not be rounded
-            bodies = [cast(_Body, body) for body in self.bodies]
-            parts = torch.split(self.spread(z), [body.size for body in bodies], dim=1)
-            moved = [body(part) for body, part in zip(bodies, parts, strict=True)]
-            return torch.cat(moved, dim=1)[:, self.order]
+        bodies = [cast(_Body, body) for body in self.bodies]
+        parts = torch.split(coordinates, [body.size for body in bodies], dim=1)
+        moved = [body(part) for body, part in zip(bodies, parts, strict=True)]
+        return torch.cat(moved, dim=1)[:, self.order]
 
     def latent_blocks(self) -> dict[str, slice]:
         """Name the coordinates of each chain: "modes A", "rotation A", "translation A"."""
@@ -129,9 +129,10 @@ def rotation_of(pair: Tensor) -> Tensor:
     Returns
     -------
     Tensor (b, 3, 3)
-        The unit matrix for zeros.
+        The unit matrix for zeros. Vectors of length zero or along one line stand for no rotation; what is returned
+        for them is finite.
     """
     axes = torch.eye(3, 2, dtype=pair.dtype, device=pair.device)
     vectors = axes + 2 * torch.tanh(pair / 2).view(-1, 2, 3).mT
-    rotation: Tensor = roma.special_gramschmidt(vectors)
+    rotation: Tensor = roma.special_gramschmidt(vectors, epsilon=SHORTEST)
     return rotation

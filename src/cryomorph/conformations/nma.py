@@ -8,8 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cryomorph.components import Settings
-from cryomorph.conformations._spread import Spread
-from cryomorph.conformations.base import ConformationModel
+from cryomorph.conformations._spread import Motions
 from cryomorph.structure.model import Template
 from cryomorph.structure.modes import CUTOFF, RIGID, template_modes
 
@@ -23,7 +22,7 @@ class NMASettings(Settings):
     adapt: bool = Field(True, description="learn mean and spread of each coordinate; off: latents are Å, as published")
 
 
-class NMA(ConformationModel):
+class NMA(Motions):
     """`Δ = sqrt(n) Σ a_k U_k`, so that a coordinate `a_k` is the root mean square displacement it makes, in Å.
 
     Modes are computed from the template and kept with the weights: other machines may find other bases of modes of the
@@ -35,18 +34,16 @@ class NMA(ConformationModel):
 
     def __init__(self, settings: NMASettings, template: Template) -> None:
         count = min(settings.modes, 3 * len(template) - RIGID)
-        super().__init__(template, count)
-        self.settings = settings
         modes = template_modes(template, count, settings.cutoff)
+        super().__init__(template, modes.softness, settings.adapt)
+        self.settings = settings
         vectors = np.sqrt(len(template)) * modes.vectors.reshape(count, -1)
         self.register_buffer("vectors", torch.from_numpy(vectors).float())
-        self.spread = Spread(modes.softness, settings.adapt)
 
-    def displacement(self, z: Tensor) -> Tensor:
+    def move(self, coordinates: Tensor) -> Tensor:
         """Return Δ in Å, shape (b, n, 3)."""
-        with torch.autocast(z.device.type, enabled=False):  # a displacement of 10 Å must not be rounded
-            flat: Tensor = self.spread(z) @ self.vectors
-        return flat.view(len(z), -1, 3)
+        flat: Tensor = coordinates @ self.vectors
+        return flat.view(len(coordinates), -1, 3)
 
     def latent_blocks(self) -> dict[str, slice]:
         """Return the one block of modes."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cryomorph.conformations.base import ConformationModel
+from cryomorph.errors import InputError
 
 BATCH = 8
 """Points of the path in a step."""
@@ -12,6 +13,33 @@ RATE = 2e-2
 are mostly noise."""
 CHECKED = 256
 """Points of the path at which the error is measured in the end."""
+
+
+def learn_path(model: ConformationModel, x: Tensor, *, seed: int = 0) -> tuple[Tensor, float]:
+    """Make a decoder follow a path of conformations, by its own means if it has some, else by distillation.
+
+    Parameters
+    ----------
+    model
+        Changed in place.
+    x
+        Residue coordinates in Å, shape (k, n, 3), k > 1.
+    seed
+        As in `distil`.
+
+    Returns
+    -------
+    latents : Tensor (k, d)
+        Of the path.
+    error : float
+        Root mean square in Å, over residues and points of the path.
+    """
+    z = model.follow(x)
+    if z is None:
+        z = path_latents(len(x), model.latent_dim).to(x)
+        return z, distil(model, z, x, seed=seed)
+    with torch.no_grad():
+        return z, float(_square_error(model(z), x).sqrt())
 
 
 def path_latents(count: int, latent_dim: int, span: float = 1.5) -> Tensor:
@@ -60,10 +88,17 @@ def distil(
     -------
     float
         Root mean square error in Å over residues and points drawn anew.
+
+    Raises
+    ------
+    InputError
+        If the decoder has nothing to learn with.
     """
     device = model.template.device
     path = _Path(z, x, spread, torch.Generator().manual_seed(seed))
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if not weights:
+        raise InputError("poses: search teaches conformations to the decoder; this one has no weights: choose another")
     optimizer = torch.optim.Adam(weights, lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):

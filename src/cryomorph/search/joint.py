@@ -34,7 +34,7 @@ from cryomorph.scan.fast import RingScan
 from cryomorph.scan.grid import ProductGrid
 from cryomorph.scan.polish import polish
 from cryomorph.search.approach import ApproachSettings, approach
-from cryomorph.search.distil import distil, path_latents
+from cryomorph.search.distil import learn_path
 from cryomorph.search.library import Library, along_main_motion
 from cryomorph.structure.beads import Beads
 from cryomorph.structure.model import Template
@@ -285,9 +285,8 @@ class JointSearch:
             return Library.free(way.new_zeros(0, model.latent_dim), others)
         if len(self.models):
             way = way[_order(way)]
-        z = path_latents(len(way), model.latent_dim).to(way)
         with torch.enable_grad():
-            error = distil(model, z, way, seed=self.seed)
+            z, error = learn_path(model, way, seed=self.seed)
         logger.info("the decoder learned %d conformations to %.2f Å", len(way), error)
         points = torch.linspace(0, len(way) - 1, settings.library, device=way.device)
         before = points.long().clamp(max=len(way) - 2)
