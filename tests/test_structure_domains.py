@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from conftest import helix_model
 from cryomorph.errors import InputError
 from cryomorph.structure.domains import read_domains
+from cryomorph.structure.model import read_template
 
 
 def rows_of(template, groups=None):
@@ -55,13 +57,25 @@ def test_a_chain_whose_name_looks_like_a_range_is_a_domain(dimer):
         ("A,B:", "expected a chain and residue numbers"),
         ("A:30-40,A,B", "no such residues in chain A"),
         ("A:9-3,A,B", "no such residues in chain A"),
-        ("A:1-2,A:3-20,B", "'A:1-2' has 2 residues; a domain that turns needs at least 3"),
+        ("A:1-2,A:3-20,B", "'A:1-2' has 2 residues; a domain needs at least 3: join it with another in --groups, such"),
         ("", "no chain ''"),
     ],
 )
 def test_what_is_wrong_is_said(dimer, groups, message):
     with pytest.raises(InputError, match=re.escape(message)):
         read_domains(dimer, groups)
+
+
+def test_a_small_chain_is_joined_with_another_one(tmp_path):
+    helix_model({"S": 2, "B": 5, "L": 9}).write_pdb(str(tmp_path / "t.pdb"))
+    with pytest.raises(InputError, match=r"t\.pdb: 'S' has 2 residues; .* such as L\+S, or leave it out by --chains"):
+        read_domains(read_template(tmp_path / "t.pdb"))
+
+
+def test_residues_of_many_chains_are_named_in_a_line_of_reasonable_length(tmp_path):
+    helix_model(dict.fromkeys("ABCDEFGHIJ", 4)).write_pdb(str(tmp_path / "t.pdb"))
+    with pytest.raises(InputError, match=r"1 to 4 of chain B; .* of chain G; and those of 3 more chains; put every"):
+        read_domains(read_template(tmp_path / "t.pdb"), "A")
 
 
 def test_every_residue_is_in_one_domain(dimer):

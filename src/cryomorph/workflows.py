@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         _open_run(run, config, template, stack)
     fabric.barrier()
     # As written, with its rounded coordinates: what is trained now is what is decoded later.
-    template = read_template(run.template)
+    template = replace(read_template(run.template), source=template.source)
     stack = stack.with_background_radius(_background_radius(template, stack))
 
     torch.manual_seed(config.seed)

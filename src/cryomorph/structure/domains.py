@@ -69,14 +69,19 @@ def read_domains(template: Template, groups: str | None = None) -> tuple[Domain,
         owner[inside] = number
         if inside.sum() < SMALLEST:
             raise InputError(
-                f"{template.source}: {text!r} has {inside.sum()} residues; a domain that turns needs at least "
-                f"{SMALLEST}: join it with another, such as --groups A+{text}"
+                f"{template.source}: {text!r} has {inside.sum()} residues; a domain needs at least {SMALLEST}: join it "
+                f"with another in --groups, such as {_other(template, inside)}+{text}, or leave it out by --chains"
             )
         domains.append(Domain(text, np.flatnonzero(inside)))
     missing = np.flatnonzero(owner < 0)
     if len(missing):
         raise InputError(f"--groups: none of them has {name_residues(template, missing)}; put every residue in one")
     return tuple(domains)
+
+
+def _other(template: Template, inside: NDArray[np.bool_]) -> str:
+    """Name the largest chain, as far as it is not among these residues."""
+    return template.chain_names[int(np.bincount(template.chain[~inside]).argmax())]
 
 
 def _piece(template: Template, text: str, *, whole: bool) -> NDArray[np.bool_]:

@@ -10,14 +10,18 @@ from cryomorph.structure.model import Template
 Rows = NDArray[np.int64]
 
 STRETCHES_NAMED = 6
+CHAINS_NAMED = 6
 
 
 def name_residues(template: Template, rows: Rows) -> str:
     """Name residues, a sorted array of rows, by chain: "residues 3 to 9, 12 of chain A"."""
     pieces = []
-    for index in np.unique(template.chain[rows]):
+    chains = np.unique(template.chain[rows])
+    for index in chains[:CHAINS_NAMED]:
         inside = rows[template.chain[rows] == index]
         pieces.append(f"{stretches(inside, template.residue_ids.__getitem__)} of chain {template.chain_names[index]}")
+    if len(chains) > CHAINS_NAMED:
+        pieces.append(f"and those of {len(chains) - CHAINS_NAMED} more chains")
     return f"residue{'s' if len(rows) > 1 else ''} {'; '.join(pieces)}"
 
 
