@@ -15,6 +15,8 @@ from command_line import refused
 from cryomorph import __version__
 from cryomorph.cli.application import COMMANDS
 from cryomorph.config import parse_config, read_config
+from cryomorph.conformations.chains import ChainsSettings
+from cryomorph.conformations.nma import NMASettings
 from cryomorph.errors import InputError
 from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.star import read_star
@@ -498,6 +500,8 @@ def test_help_of_train_names_units_and_the_real_defaults(cryomorph):
         "beads": config.beads,
         "decoder": config.decoder.kind,
         "latent-dim": config.decoder.latent_dim,
+        "modes": f"nma {NMASettings().modes}, chains {ChainsSettings().modes}",
+        "rigid": ChainsSettings().rigid,
         "latents": config.latents.kind,
         "latent-prior": config.latent_prior,
         "poses": config.poses.kind,

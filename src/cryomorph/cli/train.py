@@ -1,6 +1,6 @@
 """`cryomorph train`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +40,19 @@ def train(
     ] = None,
     beads: Annotated[str | None, option("Scatterers: ca, residue or atom [default: residue].")] = None,
     decoder: Annotated[str | None, option(f"Conformation model: {kinds(conformation_models)} [default: gnn].")] = None,
-    latent_dim: Annotated[int | None, option("Number of latent coordinates [default: 8].", min=1)] = None,
+    latent_dim: Annotated[
+        int | None, option("Number of latent coordinates of gnn and mlp [default: 8].", min=1)
+    ] = None,
+    modes: Annotated[
+        int | None,
+        option("Normal modes of the molecule (nma), or of each of its chains [default: nma 100, chains 50].", min=0),
+    ] = None,
+    rigid: Annotated[
+        str | None, option("How the decoder chains moves each as a body: none, rotation or full [default: full].")
+    ] = None,
+    groups: Annotated[
+        str | None, option("Domains that the decoder chains moves in place of chains, such as A:1-120,A:121-214,B.")
+    ] = None,
     latents: Annotated[
         str | None, option(f"Where latents come from: {kinds(latent_sources)} [default: variational].")
     ] = None,
@@ -97,7 +109,6 @@ def train(
         "template.chains": chains.split(",") if chains else None,
         "template.frame": template_frame,
         "beads": beads,
-        "decoder.latent_dim": latent_dim,
         "latent_prior": latent_prior,
         "search.shift_range": shift_range,
         "search.models": [str(path) for path in library] if library else None,
@@ -117,6 +128,9 @@ def train(
     for seam, kind in (("decoder", decoder), ("latents", latents), ("poses", poses), ("likelihood", likelihood)):
         if kind is not None:
             choose(settings, seam, kind)
+    of_decoder = {"latent_dim": latent_dim, "modes": modes, "rigid": rigid, "groups": groups}
+    _check_decoder_has(settings, [name for name, value in of_decoder.items() if value is not None])
+    given |= {f"decoder.{name}": value for name, value in of_decoder.items()}
     for name, value in given.items():
         if value is not None:
             put(settings, name, value)
@@ -131,3 +145,17 @@ def train(
         raise InputError("--shift-range and --library are for --poses search")
     run = run_training(resolved, out, resume=resume, progress=ProgressBar())
     say(f"run complete: {run.path}")
+
+
+def _check_decoder_has(settings: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse options that the chosen decoder knows nothing of."""
+    from cryomorph.components import discover
+    from cryomorph.config import DEFAULT_KINDS, SEAMS
+
+    chosen = settings.get("decoder", {})
+    kind = chosen.get("kind", DEFAULT_KINDS["decoder"]) if isinstance(chosen, Mapping) else chosen
+    fields = {kind: part.Settings.model_fields for kind, part in discover(*SEAMS["decoder"]).items()}
+    for name in names if isinstance(kind, str) and kind in fields else ():  # what else there is, is refused later
+        if name not in fields[kind]:
+            having = [kind for kind in fields if name in fields[kind]]
+            raise InputError(f"--{name.replace('_', '-')} is for --decoder {' or '.join(having)}, not {kind}")
