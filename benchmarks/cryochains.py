@@ -11,7 +11,7 @@ hsp90
     chain turned by up to 2.5 degrees about each axis. The template is the open model.
 control
     Like GABA_B, a motion that modes of the whole molecule explain: 15 of them with the same weights. The template is
-    the closed model bent along its ten softest modes by 3 Å.
+    the closed model bent along soft modes by 2 Å.
 
 Encoders are judged by images they have not seen (test), latents kept for each particle by the images they were fitted
 to; no method is shown the truth. `--size paper` is the paper's number of images, for a GPU. What was simulated, trained
@@ -29,6 +29,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import yaml
 
@@ -47,6 +51,9 @@ MOTIONS = {
     "hsp90": ["--modes", "15", "--mixture", "0,2.5;0.25", "--chain-rotation", "2.5"],
     "control": ["--modes", "15", "--mixture", "0,2.5;0.25", "--groups", "A+B"],
 }
+SOFTEST, COLLECTIVE, BEND = 15, 4.0, 2.0
+"""The control's template is bent along those of so many modes in which no residue moves more than so many times the
+root mean square, by so many Å."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Size:
 
 SIZES = {
     "small": Size(
-        (1200, 0, 300), 128, 2.0, encoder_box=32, encoder_epochs=15, encoder_rate=3e-3, epochs=30, beads="ca"
+        (1200, 0, 300), 128, 2.0, encoder_box=32, encoder_epochs=30, encoder_rate=1e-3, epochs=30, beads="ca"
     ),
     "paper": Size(
         (50_000, 5_000, 5_000),
@@ -126,9 +133,14 @@ def cryomorph(command: list[str], threads: int) -> None:
 
 
 def bent(closed: Template, path: Path) -> None:
-    """Write the template of the control: the closed model, every residue's atoms moved along its ten softest modes."""
-    modes = template_modes(closed, 10)
-    moved = displaced(closed.coordinates, modes, np.full(10, 3 / np.sqrt(10)) * (-1.0) ** np.arange(10))
+    """Write the template of the control: the closed model, every residue's atoms moved along soft, collective modes.
+
+    Modes in which a few residues at an end swing would tear those off.
+    """
+    modes = template_modes(closed, SOFTEST)
+    largest = np.sqrt(len(closed)) * np.linalg.norm(modes.vectors, axis=2).max(1)
+    amplitudes = np.where(largest < COLLECTIVE, (-1.0) ** np.arange(SOFTEST), 0.0)
+    moved = displaced(closed.coordinates, modes, BEND * amplitudes / np.linalg.norm(amplitudes))
     atoms = closed.atom_coordinates + (moved - closed.coordinates)[closed.atom_residue]
     write_template(path, replace(closed, coordinates=moved, atom_coordinates=atoms))
 
@@ -202,6 +214,29 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def figure(rows: list[dict[str, object]], path: Path) -> None:
+    """Draw errors as the paper does: a panel for each system and kind of latents, a bar for each noise level."""
+    panels = list(dict.fromkeys((str(row["system"]), str(row["latents"])) for row in rows))
+    drawn, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), layout="constrained", squeeze=False)
+    noises = list(dict.fromkeys(int(str(row["noise_db"])) for row in rows))
+    for axis, (system, latents) in zip(axes[0], panels, strict=True):
+        these = [row for row in rows if (row["system"], row["latents"]) == (system, latents)]
+        methods = [name for name in METHODS if any(row["method"] == name for row in these)]
+        for place, noise in enumerate(noises):
+            errors = [
+                [float(str(r["rmsd_mean"])) for r in these if (r["method"], r["noise_db"]) == (method, noise)] or [0.0]
+                for method in methods
+            ]
+            middle = [float(np.mean(values)) for values in errors]
+            spread = np.abs(np.array([[min(values), max(values)] for values in errors]) - np.array(middle)[:, None]).T
+            x = np.arange(len(methods)) + (place - (len(noises) - 1) / 2) * 0.8 / len(noises)
+            axis.bar(x, middle, 0.8 / len(noises), yerr=spread, label=f"{noise} dB", capsize=2)
+        axis.set_xticks(range(len(methods)), methods)
+        axis.set(title=f"{system}, {latents}", ylabel="Cα RMSD (Å)")
+    axes[0, 0].legend(frameon=False)
+    drawn.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Simulate, train, evaluate; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -215,6 +250,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time; cores are shared among them")
     parser.add_argument("--json", type=Path, help="write one row a run")
+    parser.add_argument("--figure", type=Path, help="draw the errors")
     parser.add_argument("options", nargs="*", help="further options of cryomorph train, after --")
     arguments = parser.parse_args()
     size = SIZES[arguments.size]
@@ -230,6 +266,8 @@ def main() -> None:
         rows = list(pool.map(lambda run: train(arguments, run, size, threads), work))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.figure:
+        figure(rows, arguments.figure)
     print(f"\nmean RMSD (Å) over images ± half the range over seeds\n{table(rows)}")
     print(f"{(time.monotonic() - started) / 60:.0f} minutes")
 
