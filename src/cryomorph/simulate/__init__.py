@@ -13,6 +13,7 @@ from cryomorph.simulate.files import star_document
 from cryomorph.simulate.frame import dock, map_frame
 from cryomorph.simulate.images import add_noise, contrasts
 from cryomorph.simulate.molecules import Molecules
+from cryomorph.simulate.morphing import morph
 from cryomorph.simulate.motion import MovingDomains, set_in_motion
 from cryomorph.simulate.particles import Particles, ctf_parameters, draw_particles
 from cryomorph.simulate.settings import Mixture, Motion, SimulationSettings
@@ -33,6 +34,7 @@ __all__ = [
     "draw_particles",
     "draw_split",
     "map_frame",
+    "morph",
     "set_in_motion",
     "simulate",
     "star_document",
