@@ -34,8 +34,12 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 import yaml
 
+from cryomorph.config import component
+from cryomorph.evaluation import read_truth
+from cryomorph.geometry import rmsd
 from cryomorph.structure.model import Template, read_template
 from cryomorph.structure.modes import displaced, template_modes
 from cryomorph.structure.write import write_template
@@ -51,6 +55,8 @@ MOTIONS = {
     "hsp90": ["--modes", "15", "--mixture", "0,2.5;0.25", "--chain-rotation", "2.5"],
     "control": ["--modes", "15", "--mixture", "0,2.5;0.25", "--groups", "A+B"],
 }
+CLOSEST_OF = 40
+"""Conformations for which the nearest that a model can make is looked for."""
 SOFTEST, COLLECTIVE, BEND = 15, 4.0, 2.0
 """The control's template is bent along those of so many modes in which no residue moves more than so many times the
 root mean square, by so many Å."""
@@ -214,6 +220,18 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def closest(arguments: argparse.Namespace, system: str, method: str) -> float:
+    """Mean RMSD (Å) to true conformations of the nearest that a method can make, whatever images show."""
+    data = next((arguments.out / "data").glob(f"{system}_*"))
+    coordinates = read_truth(data / "truth.npz").coordinates[:CLOSEST_OF]
+    settings = METHODS[method] | {"adapt": False}
+    decoder = component("decoder", str(settings["kind"]))
+    model = decoder(decoder.Settings(**settings), read_template(data / "template.cif"))
+    with torch.no_grad():
+        nearest = model(model.follow(torch.from_numpy(coordinates).float())).double().numpy()
+    return float(rmsd(nearest, coordinates).mean())
+
+
 def figure(rows: list[dict[str, object]], path: Path) -> None:
     """Draw errors as the paper does: a panel for each system and kind of latents, a bar for each noise level."""
     panels = list(dict.fromkeys((str(row["system"]), str(row["latents"])) for row in rows))
@@ -268,6 +286,9 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     if arguments.figure:
         figure(rows, arguments.figure)
+    for system in arguments.systems.split(","):
+        values = (f"{method} {closest(arguments, system, method):.2f}" for method in arguments.methods.split(","))
+        print(f"{system}: nearest conformations that the models can make, mean RMSD (Å): {', '.join(values)}")
     print(f"\nmean RMSD (Å) over images ± half the range over seeds\n{table(rows)}")
     print(f"{(time.monotonic() - started) / 60:.0f} minutes")
 
