@@ -236,19 +236,20 @@ def figure(rows: list[dict[str, object]], path: Path) -> None:
     """Draw errors as the paper does: a panel for each system and kind of latents, a bar for each noise level."""
     panels = list(dict.fromkeys((str(row["system"]), str(row["latents"])) for row in rows))
     drawn, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), layout="constrained", squeeze=False)
-    noises = list(dict.fromkeys(int(str(row["noise_db"])) for row in rows))
+    noises = sorted({int(str(row["noise_db"])) for row in rows}, reverse=True)
     for axis, (system, latents) in zip(axes[0], panels, strict=True):
         these = [row for row in rows if (row["system"], row["latents"]) == (system, latents)]
         methods = [name for name in METHODS if any(row["method"] == name for row in these)]
         for place, noise in enumerate(noises):
             errors = [
-                [float(str(r["rmsd_mean"])) for r in these if (r["method"], r["noise_db"]) == (method, noise)] or [0.0]
+                [float(str(r["rmsd_mean"])) for r in these if (r["method"], r["noise_db"]) == (method, noise)]
+                or [np.nan]
                 for method in methods
             ]
             middle = [float(np.mean(values)) for values in errors]
             spread = np.abs(np.array([[min(values), max(values)] for values in errors]) - np.array(middle)[:, None]).T
             x = np.arange(len(methods)) + (place - (len(noises) - 1) / 2) * 0.8 / len(noises)
-            axis.bar(x, middle, 0.8 / len(noises), yerr=spread, label=f"{noise} dB", capsize=2)
+            axis.bar(x, middle, 0.8 / len(noises), yerr=spread, label=f"{noise} dB", color=f"C{place}", capsize=2)
         axis.set_xticks(range(len(methods)), methods)
         axis.set(title=f"{system}, {latents}", ylabel="Cα RMSD (Å)")
     axes[0, 0].legend(frameon=False)
