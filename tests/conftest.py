@@ -171,3 +171,22 @@ def cryomorph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     yield call
     logger.handlers, logger.level, logger.propagate = before
     console.quiet = False
+
+
+@pytest.fixture
+def resolved(monkeypatch, tmp_path, cryomorph):
+    """The configuration that the command line arrives at, without training."""
+    seen = []
+
+    def no_training(config, out, **rest):
+        seen.append(config)
+        return type("Run", (), {"path": out})
+
+    monkeypatch.setattr("cryomorph.workflows.train", no_training)
+
+    def call(*arguments):
+        result = cryomorph("train", *arguments, "--out", tmp_path / "run")
+        assert result.code == 0, result.err
+        return seen[-1]
+
+    return call

@@ -413,25 +413,6 @@ def test_simulate_says_where_its_files_are(cryomorph, simulated, tmp_path):
     refused(cryomorph("simulate", simulated / "ensemble.pdb", "--out", tmp_path / "new", *arguments), "exists already")
 
 
-@pytest.fixture
-def resolved(monkeypatch, tmp_path, cryomorph):
-    """The configuration that the command line arrives at, without training."""
-    seen = []
-
-    def no_training(config, out, **rest):
-        seen.append(config)
-        return type("Run", (), {"path": out})
-
-    monkeypatch.setattr("cryomorph.workflows.train", no_training)
-
-    def call(*arguments):
-        result = cryomorph("train", *arguments, "--out", tmp_path / "run")
-        assert result.code == 0, result.err
-        return seen[-1]
-
-    return call
-
-
 def test_a_run_s_configuration_given_back_is_the_same_configuration(resolved, finished):
     assert resolved("--config", finished / "config.yaml") == read_config(finished / "config.yaml")
 

@@ -20,21 +20,11 @@ GROUPS = "A:1-12,A:13-24"
 
 
 @pytest.fixture
-def resolved(monkeypatch, tmp_path, cryomorph, simulated):
+def decoder(resolved, simulated):
     """The decoder that the command line arrives at, without training."""
-    seen = []
-
-    def no_training(config, out, **rest):
-        seen.append(config)
-        return type("Run", (), {"path": out})
-
-    monkeypatch.setattr("cryomorph.workflows.train", no_training)
 
     def call(*arguments):
-        files = ["--template", simulated / "template.cif", "--out", tmp_path / "run"]
-        result = cryomorph("train", simulated / "particles.star", *files, *arguments)
-        assert result.code == 0, result.err
-        return seen[-1].decoder
+        return resolved(simulated / "particles.star", "--template", simulated / "template.cif", *arguments).decoder
 
     return call
 
@@ -43,21 +33,21 @@ def settings_of(kind, **settings):
     return component("decoder", kind).Settings(**settings)
 
 
-def test_options_reach_the_decoder(resolved):
-    assert resolved("--decoder", "nma", "--modes", 7) == settings_of("nma", modes=7)
-    assert resolved("--decoder", "chains", "--modes", 0) == settings_of("chains", modes=0)
+def test_options_reach_the_decoder(decoder):
+    assert decoder("--decoder", "nma", "--modes", 7) == settings_of("nma", modes=7)
+    assert decoder("--decoder", "chains", "--modes", 0) == settings_of("chains", modes=0)
     given = ["--modes", 5, "--rigid", "rotation", "--groups", GROUPS]
-    assert resolved("--decoder", "chains", *given) == settings_of("chains", modes=5, rigid="rotation", groups=GROUPS)
-    assert resolved("--decoder", "mlp", "--latent-dim", 3) == settings_of("mlp", latent_dim=3)
-    assert resolved("--latent-dim", 3) == settings_of("gnn", latent_dim=3)
+    assert decoder("--decoder", "chains", *given) == settings_of("chains", modes=5, rigid="rotation", groups=GROUPS)
+    assert decoder("--decoder", "mlp", "--latent-dim", 3) == settings_of("mlp", latent_dim=3)
+    assert decoder("--latent-dim", 3) == settings_of("gnn", latent_dim=3)
 
 
-def test_options_add_to_the_decoder_of_the_file(resolved, tmp_path):
+def test_options_add_to_the_decoder_of_the_file(decoder, tmp_path):
     (tmp_path / "c.yaml").write_text("decoder: {kind: chains, cutoff: 12.0, modes: 9}\n")
     config = ["--config", tmp_path / "c.yaml"]
-    assert resolved(*config, "--modes", 4) == settings_of("chains", cutoff=12.0, modes=4)
+    assert decoder(*config, "--modes", 4) == settings_of("chains", cutoff=12.0, modes=4)
     (tmp_path / "c.yaml").write_text("decoder: chains\n")
-    assert resolved(*config, "--rigid", "none") == settings_of("chains", rigid="none")
+    assert decoder(*config, "--rigid", "none") == settings_of("chains", rigid="none")
 
 
 @pytest.mark.parametrize(
