@@ -171,6 +171,8 @@ def train(arguments: argparse.Namespace, run: Run, size: Size, threads: int) -> 
     row_file = arguments.out / "rows" / f"{run.name}.json"
     if row_file.exists():
         row: dict[str, object] = json.loads(row_file.read_text())
+        if row["options"] != arguments.options:
+            sys.exit(f"{row_file}: was run with other options ({row['options']}); choose another --out")
         return row
     config = folder.with_suffix(".yaml")
     config.write_text(yaml.safe_dump(settings_of(run.latents, run.method, size)))
@@ -186,7 +188,8 @@ def train(arguments: argparse.Namespace, run: Run, size: Size, threads: int) -> 
         cryomorph(["infer", str(folder), particles, "--indices", str(data / "test.txt"), "--out", str(judged)], threads)
     cryomorph(["evaluate", str(judged), "--truth", truth], threads)
     result = json.loads((judged / "evaluation.json").read_text())
-    row = vars(run) | {"size": arguments.size, "images": size.split[0], "seconds": round(seconds, 1)}
+    row = vars(run) | {"size": arguments.size, "images": size.split[0], "options": arguments.options}
+    row["seconds"] = round(seconds, 1)
     row |= {name: value for name, value in result.items() if name.startswith("rmsd")}
     row_file.write_text(json.dumps(row) + "\n")
     print(f"{run.name:48s} {result['rmsd_mean']:.3f} Å  {seconds:.0f} s", flush=True)
@@ -273,6 +276,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="further options of cryomorph train, after --")
     arguments = parser.parse_args()
     size = SIZES[arguments.size]
+    arguments.out /= arguments.size  # images and runs of one size are never taken for those of another
     for name in ("data", "runs", "rows"):
         (arguments.out / name).mkdir(parents=True, exist_ok=True)
     bent(read_template(arguments.data / "closed_2cg9.pdb"), arguments.out / "data" / "bent.cif")
