@@ -81,10 +81,13 @@ class ShellSums:
         transfer = contrast_transfer(batch, box)
         points = project(beads.positions, *reconstruction.poses.best(batch))
         model = projection_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box) * transfer
-        self.count.index_add_(0, group, _shell_sums(torch.ones_like(transfer), box) * box**2)
-        self.image_power.index_add_(0, group, _shell_sums(image.abs().square(), box))
-        self.cross.index_add_(0, group, _shell_sums((image.conj() * model).real, box))
-        self.model_power.index_add_(0, group, _shell_sums(model.abs().square(), box))
+        kept = torch.ones_like(transfer)
+        if reconstruction.likelihood.selection is not None:  # what is kept out of the fit says nothing here either
+            kept = kept * reconstruction.likelihood.selection.of(batch.index)
+        self.count.index_add_(0, group, _shell_sums(kept, box) * box**2)
+        self.image_power.index_add_(0, group, _shell_sums(kept * image.abs().square(), box))
+        self.cross.index_add_(0, group, _shell_sums(kept * (image.conj() * model).real, box))
+        self.model_power.index_add_(0, group, _shell_sums(kept * model.abs().square(), box))
 
 
 def _shell_sums(values: Tensor, box: int) -> Tensor:

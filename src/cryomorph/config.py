@@ -30,6 +30,7 @@ from cryomorph.priors.base import Prior, PriorSettings
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings
 from cryomorph.search.joint import SearchSettings
+from cryomorph.selection import FreeSettings
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.frame import place_template
 from cryomorph.structure.model import Template, read_template
@@ -131,6 +132,7 @@ class RunConfig(Settings):
     priors: PriorsConfig = Field(default_factory=PriorsConfig)
     search: SearchSettings = Field(default_factory=SearchSettings)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
+    free: FreeSettings = Field(default_factory=FreeSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     start_from: Path | None = Field(None, description="run on the same particles whose model and latents are the start")
     infer_from: Path | None = Field(None, description="run whose model is taken as it is: latents alone are found")

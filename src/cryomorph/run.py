@@ -131,7 +131,7 @@ class RunFolder:
             ) from error
         return state
 
-    def append_metrics(self, row: dict[str, float]) -> None:
+    def append_metrics(self, row: dict[str, Any]) -> None:
         """Add the metrics of an epoch."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -141,7 +141,7 @@ class RunFolder:
         kept = [row for row in self.read_metrics() if row["epoch"] <= epochs]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def read_metrics(self) -> list[dict[str, float]]:
+    def read_metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of each epoch; a last line cut off by a kill is left out."""
         if not self.metrics.is_file():
             return []

@@ -13,6 +13,7 @@ from torch import Tensor
 from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
 from cryomorph.errors import InputError
 from cryomorph.gain import first_gain
+from cryomorph.held_out import Explained, HeldOut
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.batch import ParticleBatch
@@ -52,6 +53,8 @@ class Trainer:
         Of the optimisation, and of the calibration of Fourier shells.
     search
         Of poses that are not known.
+    held_out
+        Tells after each epoch how well coefficients are explained that were kept out of the fit.
     latent_prior
         Strength of the latents' prior against the misfit.
     mixed
@@ -74,6 +77,7 @@ class Trainer:
         calibration: CalibrationSettings,
         *,
         search: JointSearch | None = None,
+        held_out: HeldOut | None = None,
         latent_prior: float,
         mixed: bool = False,
         frozen: bool = False,
@@ -88,6 +92,7 @@ class Trainer:
         self.settings = settings
         self.calibration = calibration
         self.joint_search = search
+        self.held_out = held_out
         self.latent_prior = latent_prior
         self.mixed = mixed
         self.seed = seed
@@ -107,7 +112,7 @@ class Trainer:
         self.epoch = 0
         self.batches_done = 0
         self.sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=fabric.device)
-        self._remark = ""
+        self._remark = self._free = ""
         self._source: BatchSource | None = None
 
     @property
@@ -183,7 +188,7 @@ class Trainer:
     def fit(
         self,
         *,
-        on_epoch: Callable[[dict[str, float]], None],
+        on_epoch: Callable[[dict[str, Any]], None],
         on_checkpoint: Callable[[dict[str, Any]], None],
         progress: Progress | None = None,
     ) -> None:
@@ -221,7 +226,7 @@ class Trainer:
                         saved = time.monotonic()
             finally:
                 progress.finish()
-            metrics = self._end_of_epoch()
+            metrics = self._end_of_epoch() | self.explained()
             seconds = time.monotonic() - started
             rate = sum(map(len, fresh)) * self.fabric.world_size / seconds
             searched = self.search(progress)
@@ -231,6 +236,20 @@ class Trainer:
             on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})
             on_checkpoint(self.state())
             saved = time.monotonic()
+
+    def explained(self) -> dict[str, Any]:
+        """Return how well the images are explained, as far as the fit saw them and beyond, if that is asked for."""
+        if self.held_out is None:
+            return {}
+        explained = self.held_out.measure()
+        count = torch.tensor(float(len(explained.free)), dtype=torch.float64)
+        work, free = (torch.from_numpy(part.sum(0)) for part in (explained.work, explained.free))
+        self._sum_over_processes(count, work, free)
+        if not count:  # no pose is known yet
+            return {}
+        metrics = Explained((work / count).numpy()[None], (free / count).numpy()[None]).metrics()
+        self._free = f", free {metrics['free']:.2f}"
+        return metrics
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on, the same in all processes.
@@ -344,7 +363,7 @@ class Trainer:
         """Return a remark for the progress bar; looks at the sums, which waits for a GPU, only now and then."""
         if self.batches_done % LOOK_EVERY == 0:
             self._check_finite()
-            self._remark = f"{-float(self.sums[0] / self.sums[-1]):.2f} nats/image"
+            self._remark = f"{-float(self.sums[0] / self.sums[-1]):.2f}{self._free} nats/image"
         return self._remark
 
     def _check_finite(self, *tensors: Tensor) -> None:

@@ -27,6 +27,7 @@ from cryomorph.files import atomic_path, read_arrays
 from cryomorph.fitted import FittedRun
 from cryomorph.geometry import superpose_core
 from cryomorph.hardware import make_fabric, mixed_precision
+from cryomorph.held_out import HeldOut
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.batch import ParticleBatch
@@ -38,6 +39,7 @@ from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
 from cryomorph.search.joint import JointSearch
+from cryomorph.selection import Selection
 from cryomorph.simulate import SimulationSettings, simulate
 from cryomorph.structure.model import Template, read_template
 from cryomorph.structure.trajectory import read_ensemble
@@ -112,6 +114,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
             seed=config.seed,
         )
     room = 0.0 if search is None else config.search.room
+    held_out = _keep_out(config, reconstruction, latents, stack, fabric)
     trainer = Trainer(
         fabric,
         reconstruction,
@@ -122,6 +125,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         config.training,
         config.calibration,
         search=search,
+        held_out=held_out,
         latent_prior=config.latent_prior,
         mixed=mixed_precision(config.hardware, fabric.device),
         frozen=config.infer_from is not None,
@@ -261,6 +265,18 @@ def _prepared(
     if not first_process:
         source = reconstruction.likelihood.prepare(stack, beads, cache, room=room)
     return WithImages(source, stack) if latents.sees_images else source
+
+
+def _keep_out(
+    config: RunConfig, reconstruction: Reconstruction, latents: Latents, stack: ParticleStack, fabric: Fabric
+) -> HeldOut | None:
+    """Let the fit see a part of each image's coefficients; nothing is kept out where nothing shared is fitted."""
+    if config.free.share == 0 or config.infer_from is not None:
+        return None
+    selection = Selection.work(stack.box, config.free, config.seed).to(fabric.device)
+    reconstruction.likelihood.selection = latents.selection = selection
+    owned = np.arange(len(stack)) % fabric.world_size == fabric.global_rank
+    return HeldOut(reconstruction, latents, stack, selection, config.free, owned, fabric.device)
 
 
 def _groups(stack: ParticleStack, state: dict[str, Any] | None, earlier: FittedRun | None) -> int:

@@ -29,7 +29,9 @@ class EncoderSettings(Settings):
     low_pass: float | None = Field(None, gt=0, description="Å, detail whose amplitude is halved in what is seen")
 
 
-def encoder_input(image: Tensor, pixel_size: Tensor, box: int, low_pass: float | None = None) -> Tensor:
+def encoder_input(
+    image: Tensor, pixel_size: Tensor, box: int, low_pass: float | None = None, kept: Tensor | None = None
+) -> Tensor:
     """Crop images in Fourier space, low-pass them, and scale each to mean 0 and variance 1.
 
     The origin stays at pixel `D // 2`. Of the highest frequency of an even box, which has no partner of opposite sign,
@@ -45,6 +47,8 @@ def encoder_input(image: Tensor, pixel_size: Tensor, box: int, low_pass: float |
         Pixels of the result along an edge; images that are smaller keep theirs.
     low_pass
         Å: a Gaussian halves the amplitude at this period.
+    kept
+        Which coefficients are seen, on the grid of `image_coefficients`, shape (b, 2K + 1, K + 1); None: all.
 
     Returns
     -------
@@ -53,18 +57,32 @@ def encoder_input(image: Tensor, pixel_size: Tensor, box: int, low_pass: float |
     size = image.shape[-1]
     box = min(box, size)
     seen = image
-    if box < size or low_pass is not None:
+    if box < size or low_pass is not None or kept is not None:
         spectrum = torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1)))
+        if kept is not None:
+            spectrum = _without_the_others(spectrum, kept)
         low = (box + 1) // 2
-        kept = torch.cat([spectrum[:, :low], spectrum[:, size - box // 2 :]], dim=1)[:, :, : box // 2 + 1]
+        cropped = torch.cat([spectrum[:, :low], spectrum[:, size - box // 2 :]], dim=1)[:, :, : box // 2 + 1]
         if low_pass is not None:
             ky = torch.fft.fftfreq(box, 1 / box, device=image.device)
             kx = torch.arange(box // 2 + 1, device=image.device)
             waves = low_pass / (size * pixel_size)  # of index 1, in units of the period that is halved
-            kept = kept * torch.exp(-math.log(2) * (ky[:, None].square() + kx.square()) * waves.square()[:, None, None])
-        seen = torch.fft.fftshift(torch.fft.irfft2(kept, s=(box, box)), dim=(-2, -1))
+            cropped = cropped * torch.exp(
+                -math.log(2) * (ky[:, None].square() + kx.square()) * waves.square()[:, None, None]
+            )
+        seen = torch.fft.fftshift(torch.fft.irfft2(cropped, s=(box, box)), dim=(-2, -1))
     deviation, mean = torch.std_mean(seen, dim=(-2, -1), correction=0, keepdim=True)
     return (seen - mean) / deviation.clamp(min=torch.finfo(seen.dtype).tiny)
+
+
+def _without_the_others(spectrum: Tensor, kept: Tensor) -> Tensor:
+    """Set coefficients of spectra (b, D, D // 2 + 1) that are not kept to 0, and those beyond the band with them."""
+    highest = kept.shape[-1] - 1
+    inside = torch.zeros_like(spectrum)
+    inside[:, : highest + 1, : highest + 1] = spectrum[:, : highest + 1, : highest + 1] * kept[:, highest:]
+    if highest:
+        inside[:, -highest:, : highest + 1] = spectrum[:, -highest:, : highest + 1] * kept[:, :highest]
+    return inside
 
 
 class DoubleConvBlock(nn.Module):
@@ -118,9 +136,9 @@ class ImageEncoder(nn.Module):
             nn.init.normal_(head[-1].weight, std=OUTPUT_SPREAD)  # type: ignore[index]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, image: Tensor, pixel_size: Tensor) -> list[Tensor]:
-        """Return the outputs of each head, shape (b, its size), for images (b, D, D) with pixels of so many Å, (b,)."""
-        seen = encoder_input(image, pixel_size, self.settings.box, self.settings.low_pass)
+    def forward(self, image: Tensor, pixel_size: Tensor, kept: Tensor | None = None) -> list[Tensor]:
+        """Return the outputs of each head, shape (b, its size); arguments as of `encoder_input`."""
+        seen = encoder_input(image, pixel_size, self.settings.box, self.settings.low_pass, kept)
         # Convolutions are a third faster on a CPU with channels last.
         planes = seen[:, None].contiguous(memory_format=torch.channels_last)
         features = self.blocks(planes).mean((-2, -1))
@@ -159,7 +177,8 @@ class EncodedLatents(Latents):
         """Return so many numbers for each latent coordinate, each of shape (b, d), of images (b, D, D)."""
         if batch.image is None:
             raise ValueError(f"{type(self).__name__} need the images of the batch")
-        heads = self.network(batch.image, batch.pixel_size)
+        kept = None if self.selection is None else self.selection.of(batch.index)
+        heads = self.network(batch.image, batch.pixel_size, kept)
         parts = zip(*(head.chunk(self.numbers, dim=-1) for head in heads), strict=True)
         return [torch.cat(part, dim=-1) for part in parts]
 

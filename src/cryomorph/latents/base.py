@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from cryomorph.components import Settings
 from cryomorph.particles.batch import ParticleBatch
+from cryomorph.selection import Selection
 
 
 class Latents(nn.Module, ABC):
@@ -27,6 +28,8 @@ class Latents(nn.Module, ABC):
         In the order of the coordinates.
     latent_dim : int
         Number d of latent coordinates.
+    selection : Selection or None
+        Which coefficients of each image may be looked at, on the device of the images; None: all.
     """
 
     Settings: ClassVar[type[Settings]]
@@ -41,6 +44,7 @@ class Latents(nn.Module, ABC):
         self.blocks = dict(sorted(blocks.items(), key=lambda item: item[1].start))
         self.latent_dim = sum(block.stop - block.start for block in blocks.values())
         self.particles = particles
+        self.selection: Selection | None = None
 
     @abstractmethod
     def encode(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,12 @@ from cryomorph.fourier import band, shell_index
 from cryomorph.gridding.footprints import SUPPORT, Footprints, kernel_transform
 from cryomorph.gridding.transfer import Engine
 from cryomorph.likelihood._filtering import BoxGrid
-from cryomorph.likelihood._pairs import BoxPairs, PairTerm, axis_power, pixel_size_index
+from cryomorph.likelihood._pairs import BoxPairs, PairTerm, Shares, axis_power, pixel_size_index
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.optics import phase_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.stack import ParticleStack
+from cryomorph.selection import Selection
 from cryomorph.structure.beads import Beads
 
 Array = NDArray[np.float64]
@@ -114,6 +115,7 @@ class CutPairs(PairTerm):
         footprints: Footprints,
         pixel_sizes: Tensor,
         calibration: ShellCalibration | None,
+        selection: Selection | None,
         *,
         astigmatic: bool,
         engine: Engine,
@@ -130,9 +132,9 @@ class CutPairs(PairTerm):
         )
         kernel = kernel_transform(np.arange(cut.highest + 1) / cut.size, cut.oversampling)
         self.unspread = torch.from_numpy(1 / np.square(kernel)).float().to(device)
-        self.share = _quadrant_share(box_grid.box, calibration, device)[
-            :, : self.used + 1, : self.used + 1
-        ].contiguous()
+        kept = (slice(None), slice(self.used + 1), slice(self.used + 1))
+        share = _quadrant_share(box_grid.box, calibration, device)[kept]
+        self.shares = Shares.make(share, None if selection is None else selection.patterns[kept])
 
     def centred(self, points: Tensor) -> Tensor | None:
         """Move projected beads (b, B, 2), in Å, to the middle of their images; None if a distance exceeds the grid."""
@@ -149,12 +151,13 @@ class CutPairs(PairTerm):
 
     def _weighing(self, batch: ParticleBatch) -> tuple[Tensor, ...]:
         """Return the coefficients of the cut κ for kx, ky >= 0: their parts that are even and odd in either."""
-        group = batch.optics_group if len(self.share) > 1 else torch.zeros_like(batch.optics_group)
         axis = axis_power(self.box_grid, self.footprints.reference, batch, kernel=False)[
             :, : self.used + 1
         ].contiguous()
         phase = phase_coefficients(batch.ctf, 1 / (self.box_grid.box * batch.pixel_size))
-        even, odd = self.products.quadrants(self.share, group, axis, phase, astigmatic=self.astigmatic)
+        even, odd = self.products.quadrants(
+            self.shares.table, self.shares.rows(batch), axis, phase, astigmatic=self.astigmatic
+        )
         even = self._cut(even, self.even, batch)
         return even, self._cut(odd, self.odd, batch) if self.astigmatic else even.new_empty(len(even), 0, 0)
 
@@ -171,7 +174,11 @@ class CutPairs(PairTerm):
 
 
 def cut_pairs(
-    box: BoxPairs, stack: ParticleStack, beads: Beads, calibration: ShellCalibration | None
+    box: BoxPairs,
+    stack: ParticleStack,
+    beads: Beads,
+    calibration: ShellCalibration | None,
+    selection: Selection | None,
 ) -> CutPairs | None:
     """Make the pair term on a grid for a template; None where that is hardly smaller than the box.
 
@@ -185,6 +192,8 @@ def cut_pairs(
         Of the template, b = 1.
     calibration
         Of the shells, or None.
+    selection
+        Of the coefficients that count, or None.
     """
     nyquist = float((box.grid.highest / (box.grid.box * stack.pixel_size)).max())
     reference = box.footprints.reference
@@ -196,7 +205,14 @@ def cut_pairs(
     device = beads.width.device
     astigmatic = bool(np.any(stack.table.defocus_u != stack.table.defocus_v))
     return CutPairs(
-        cut, box.grid, footprints.to(device), box.pixel_sizes, calibration, astigmatic=astigmatic, engine=box.engine
+        cut,
+        box.grid,
+        footprints.to(device),
+        box.pixel_sizes,
+        calibration,
+        selection,
+        astigmatic=astigmatic,
+        engine=box.engine,
     )
 
 

@@ -6,6 +6,8 @@ anything about the contrast transfer.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from cryomorph.likelihood._weighing import products
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.optics import phase_coefficients
 from cryomorph.particles.batch import ParticleBatch
+from cryomorph.selection import Selection
 
 SAMPLES_AT_ONCE = 2**20
 """Samples of grids that are transformed at a time on a CPU: they stay in its cache."""
@@ -86,6 +89,35 @@ class PairTerm(ABC):
         """Multiply spectra (b, N, N // 2 + 1) in place; 0 where nothing counts."""
 
 
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """What coefficients count, for each optics group and each pattern of those that count at all.
+
+    Attributes
+    ----------
+    table : Tensor (groups · patterns, rows, columns)
+    groups, patterns : int
+        Either is 1 where there is no difference.
+    """
+
+    table: Tensor
+    groups: int
+    patterns: int
+
+    @classmethod
+    def make(cls, share: Tensor, patterns: Tensor | None) -> Self:
+        """Combine what counts for groups, shape (G, rows, columns), and patterns of the same coefficients or none."""
+        if patterns is None:
+            return cls(share.float().contiguous(), len(share), 1)
+        table = share.float()[:, None] * patterns.to(share.device)
+        return cls(table.flatten(0, 1).contiguous(), len(share), len(patterns))
+
+    def rows(self, batch: ParticleBatch) -> Tensor:
+        """Return which of the table each image has, int64, shape (b,)."""
+        group = batch.optics_group if self.groups > 1 else torch.zeros_like(batch.optics_group)
+        return group * self.patterns + batch.index % self.patterns
+
+
 class BoxPairs(PairTerm):
     """On the box of the images: the same coefficients as in the residual, whatever the contrast transfer.
 
@@ -99,6 +131,8 @@ class BoxPairs(PairTerm):
         Å, those of the footprints' steps, ascending.
     calibration
         Of the shells, or None.
+    selection
+        Of the coefficients that count, or None.
     engine
         See the base class.
     """
@@ -109,6 +143,7 @@ class BoxPairs(PairTerm):
         footprints: Footprints,
         pixel_sizes: Tensor,
         calibration: ShellCalibration | None,
+        selection: Selection | None,
         engine: Engine,
     ) -> None:
         super().__init__(footprints, grid.size, engine)
@@ -119,19 +154,18 @@ class BoxPairs(PairTerm):
         if calibration is not None:
             of_shell = (calibration.signal.square() / calibration.noise).to(device)
             share = share * of_shell[:, shell_index(grid.box, device)]
-        self.share = share.float()  # (1 or groups, 2K + 1, K + 1)
+        self.shares = Shares.make(share, None if selection is None else selection.plane)
 
     def _steps(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:
         return pixel_size_index(self.pixel_sizes, batch), self.grid.step(batch.pixel_size)
 
     def _weighing(self, batch: ParticleBatch) -> tuple[Tensor, ...]:
-        group = batch.optics_group if len(self.share) > 1 else torch.zeros_like(batch.optics_group)
         phase = phase_coefficients(batch.ctf, 1 / (self.grid.box * batch.pixel_size))
-        return group, axis_power(self.grid, self.footprints.reference, batch), phase
+        return self.shares.rows(batch), axis_power(self.grid, self.footprints.reference, batch), phase
 
     def _weigh(self, spectrum: Tensor, weighing: tuple[Tensor, ...]) -> None:
-        group, axis, phase = weighing
-        self.products.weigh_box(spectrum, self.share, group, axis, phase)
+        share, axis, phase = weighing
+        self.products.weigh_box(spectrum, self.shares.table, share, axis, phase)
 
 
 def axis_power(grid: BoxGrid, reference: float, batch: ParticleBatch, *, kernel: bool = True) -> Tensor:

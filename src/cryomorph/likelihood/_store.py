@@ -141,6 +141,8 @@ def _fingerprint(stack: ParticleStack, likelihood: Likelihood, rows: Rows, refer
     optics = (table.defocus_u, table.defocus_v, table.astigmatism_angle, table.voltage, table.spherical_aberration)
     for values in (*per_particle, *optics, table.amplitude_contrast, table.phase_shift, table.b_factor):
         digest.update(np.ascontiguousarray(values).tobytes())
+    if likelihood.selection is not None:
+        digest.update(likelihood.selection.patterns.cpu().numpy().tobytes())
     if likelihood.calibration is not None:
         for shells in (likelihood.calibration.noise, likelihood.calibration.signal):
             digest.update(shells.cpu().numpy().tobytes())

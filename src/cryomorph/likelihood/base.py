@@ -15,6 +15,7 @@ from cryomorph.optics import ctf
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress
+from cryomorph.selection import Selection
 from cryomorph.structure.beads import Beads
 
 
@@ -81,6 +82,9 @@ class Likelihood(nn.Module, ABC):
         The gain, and the sums gathered since it was last updated.
     calibration : ShellCalibration or None
         None takes noise as white and the contrast transfer as it is. What was prepared with another one is stale.
+    selection : Selection or None
+        Which coefficients of each image count, on the device of the images; None counts all. It is set once, before
+        anything is prepared.
     """
 
     Settings: ClassVar[type[LikelihoodSettings]]
@@ -94,6 +98,7 @@ class Likelihood(nn.Module, ABC):
         for name, start in (("gain", 1.0), ("cross_sum", 0.0), ("power_sum", 0.0)):
             self.register_buffer(name, torch.full((groups,), start, dtype=torch.float64))
         self.calibration: ShellCalibration | None = None
+        self.selection: Selection | None = None
 
     def prepare(
         self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None, *, room: float = 0.0
@@ -169,16 +174,23 @@ class Likelihood(nn.Module, ABC):
 
     def misfit(self, cross: Tensor, model_power: Tensor, batch: ParticleBatch) -> Tensor:
         """Return the misfit at the current gain that terms (b,) stand for, shape (b,); a scale of its own costs."""
+        with torch.no_grad():  # at the best scale the misfit does not change with it
+            scale = self.scale(cross, model_power, batch)
+        misfit = 0.5 * scale.square() * model_power - scale * cross
+        if self.settings.scale_spread == 0:
+            return misfit
+        gain = self.gain[batch.optics_group].to(cross.dtype)
+        spread = (self.settings.scale_spread * gain).clamp(min=torch.finfo(cross.dtype).tiny)
+        return misfit + 0.5 * ((scale - gain) / spread).square()
+
+    def scale(self, cross: Tensor, model_power: Tensor, batch: ParticleBatch) -> Tensor:
+        """Return the most probable scale of each image, shape (b,), given its terms (b,): the gain, or about it."""
         gain = self.gain[batch.optics_group].to(cross.dtype)
         if self.settings.scale_spread == 0:
-            return 0.5 * gain.square() * model_power - gain * cross
-        spread = self.settings.scale_spread * gain
-        with torch.no_grad():  # at the best scale the misfit does not change with it
-            # Written so that a gain of 0 leaves no room for a scale.
-            scale = (cross * spread.square() + gain) / (model_power * spread.square() + 1)
-            scale.clamp_(min=0.0)
-            prior = 0.5 * ((scale - gain) / spread.clamp(min=torch.finfo(spread.dtype).tiny)).square()
-        return 0.5 * scale.square() * model_power - scale * cross + prior
+            return gain
+        # Written so that a gain of 0 leaves no room for a scale.
+        variance = (self.settings.scale_spread * gain).square()
+        return ((cross * variance + gain) / (model_power * variance + 1)).clamp(min=0.0)
 
     def normalised_misfit(self, cross: Tensor, model_power: Tensor) -> Tensor:
         """Return the misfit at the best scale that is not negative, whatever the gain; any shape.
@@ -194,17 +206,26 @@ class Likelihood(nn.Module, ABC):
             return transfer
         return transfer * self._of_shells(self.calibration.signal, batch, box).to(transfer.dtype)
 
-    def weight(self, batch: ParticleBatch, box: int) -> Tensor:
+    def weight(self, batch: ParticleBatch, box: int, *, every: bool = False) -> Tensor:
         """How much each coefficient counts: sums over coefficients become sums over pixels in units of the noise.
+
+        Parameters
+        ----------
+        batch
+            Particles.
+        box
+            Size of their images in pixels.
+        every
+            Count those, too, that are not selected.
 
         Returns
         -------
         Tensor (1 or b, 2K + 1, K + 1)
         """
         weight = multiplicity(box, batch.pixel_size.device)[None] / box**2  # Parseval
-        if self.calibration is None:
-            return weight
-        return weight / self._of_shells(self.calibration.noise, batch, box).to(weight.dtype)
+        if self.calibration is not None:
+            weight = weight / self._of_shells(self.calibration.noise, batch, box).to(weight.dtype)
+        return weight if self.selection is None or every else weight * self.selection.of(batch.index)
 
     def _of_shells(self, values: Tensor, batch: ParticleBatch, box: int) -> Tensor:
         """Spread values of shells (groups, shells) over the coefficients of each image of a batch."""

@@ -110,7 +110,7 @@ class MatchedFilter(Likelihood):
         self._box_pairs = self._pairs_of(windows)
         self._cut_pairs = None
         if self.settings.pairs == "auto":
-            self._cut_pairs = cut_pairs(self._box_pairs, stack, beads, self.calibration)
+            self._cut_pairs = cut_pairs(self._box_pairs, stack, beads, self.calibration, self.selection)
         reference = windows.footprints.reference
         return WindowStore.open(cache, stack, self, windows.rows, reference, self.settings.storage, progress)
 
@@ -207,7 +207,8 @@ class MatchedFilter(Likelihood):
         return self._box_pairs(points, amplitude, batch)
 
     def _pairs_of(self, windows: Windows) -> BoxPairs:
-        return BoxPairs(windows.grid, windows.footprints, windows.pixel_sizes, self.calibration, self.settings.engine)
+        known = self.calibration, self.selection
+        return BoxPairs(windows.grid, windows.footprints, windows.pixel_sizes, *known, self.settings.engine)
 
     def _count(self, points: Tensor, rows: Rows) -> None:
         """Count beads, and those whose middle samples are not all in the windows."""

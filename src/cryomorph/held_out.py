@@ -1,0 +1,161 @@
+"""How well a model explains the Fourier coefficients it was fitted to, and those that were kept out of the fit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryomorph.fourier import band, image_coefficients, shell_index
+from cryomorph.geometry import project
+from cryomorph.latents.base import Latents
+from cryomorph.likelihood.direct import projection_coefficients
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.particles.loader import prefetch, spread_over_groups
+from cryomorph.particles.stack import ParticleStack
+from cryomorph.reconstruction import Reconstruction
+from cryomorph.selection import FreeSettings, Selection
+
+Array = NDArray[np.float64]
+
+SHARE_OF_IMAGES = 0.1
+"""Of all images that are compared, so that it costs little beside training."""
+LEAST_IMAGES = 256
+MEMORY = 2**28
+"""Bytes of Fourier coefficients that are kept at most."""
+IMAGES_AT_ONCE = 64
+DIGITS = 5
+"""Of numbers in the metrics."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """Nats by which images are explained better than by nothing, as if all coefficients were like these.
+
+    Attributes
+    ----------
+    work, free : array (images, shells)
+        From coefficients that the fit saw, and from those that it did not.
+    """
+
+    work: Array
+    free: Array
+
+    def metrics(self) -> dict[str, Any]:
+        """Return means over images, of all shells together and of each."""
+        shells = {f"{name}_shells": values.mean(0) for name, values in (("work", self.work), ("free", self.free))}
+        totals = {name: round(float(shells[f"{name}_shells"].sum()), DIGITS) for name in ("work", "free")}
+        return totals | {
+            name: [float(f"{value:.{DIGITS - 1}g}") for value in values] for name, values in shells.items()
+        }
+
+
+def gain(after: Explained, before: Explained) -> tuple[float, float]:
+    """Return by how many nats an image's free coefficients are explained better after than before, and its error.
+
+    The same images are compared, so what they have in common is no error.
+    """
+    difference = (after.free - before.free).sum(1)
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
+
+
+class HeldOut:
+    """Some images, of which the model has seen a part of the coefficients.
+
+    Parameters
+    ----------
+    reconstruction, latents
+        Being trained.
+    stack
+        The particles.
+    selection
+        Coefficients that the fit sees.
+    settings
+        How many images.
+    owned
+        Which particles are this process's, shape (m,).
+    device
+        Where to compute.
+    """
+
+    def __init__(
+        self,
+        reconstruction: Reconstruction,
+        latents: Latents,
+        stack: ParticleStack,
+        selection: Selection,
+        settings: FreeSettings,
+        owned: NDArray[np.bool_],
+        device: torch.device,
+    ) -> None:
+        self.reconstruction, self.latents, self.stack = reconstruction, latents, stack
+        self.selection, self.device = selection, device
+        highest = band(stack.box)
+        room = MEMORY // ((2 * highest + 1) * (highest + 1) * 8)
+        wanted = max(int(SHARE_OF_IMAGES * len(stack)), LEAST_IMAGES)
+        rows = spread_over_groups(stack.table.optics_group, min(settings.images, room, wanted), 1)
+        self.rows = rows[owned[rows]]
+        self._coefficients: list[Tensor] = []
+
+    def measure(self) -> Explained:
+        """Compare the images with the current model, at the middle of each particle's latents and its best pose.
+
+        Particles without a pose, as yet, are left out.
+        """
+        known = self.reconstruction.poses.known.cpu().numpy()
+        training, parts = self.latents.training, []
+        self.latents.eval()
+        try:
+            with torch.no_grad():
+                for batch, observed in self._batches():
+                    kept = torch.from_numpy(known[batch.index.cpu().numpy()]).to(self.device)
+                    parts.append(torch.stack(self._compare(batch, observed))[:, kept])
+        finally:
+            self.latents.train(training)
+        if not parts:
+            return Explained(*np.zeros((2, 0, band(self.stack.box) + 1)))
+        work, free = torch.cat(parts, dim=1).double().cpu().numpy()
+        return Explained(work, free)
+
+    def _batches(self) -> list[tuple[ParticleBatch, Tensor]]:
+        """Return the images, whose coefficients are computed once, batch by batch."""
+        parts = np.array_split(self.rows, -(-len(self.rows) // IMAGES_AT_ONCE)) if len(self.rows) else []
+        if self.latents.sees_images or not self._coefficients:
+            batches = [batch.to(self.device) for batch in prefetch(self.stack, parts)]
+        else:
+            batches = [self.stack.batch(rows, images=False).to(self.device) for rows in parts]
+        if not self._coefficients:
+            self._coefficients = [_of_images(batch) for batch in batches]
+        return list(zip(batches, self._coefficients, strict=True))
+
+    def _compare(self, batch: ParticleBatch, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gain of each image and shell, (b, shells), from coefficients seen and from those that were not."""
+        reconstruction, box = self.reconstruction, self.stack.box
+        likelihood = reconstruction.likelihood
+        beads = reconstruction.beads(reconstruction.conformations(self.latents(batch)))
+        points = project(beads.positions, *reconstruction.poses.best(batch))
+        model = projection_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box)
+        transfer, seen = likelihood.transfer(batch, box), self.selection.of(batch.index)
+        model = model * transfer
+        weight = likelihood.weight(batch, box, every=True)
+        cross = weight * (observed.real * model.real + observed.imag * model.imag)
+        power = weight * (model.real.square() + model.imag.square())
+        scale = likelihood.scale((cross * seen).sum((1, 2)), (power * seen).sum((1, 2)), batch)[:, None, None]
+        better = scale * cross - 0.5 * scale.square() * power
+        parts = len(self.selection)
+        work = _over_shells(better * seen, box) * (parts / (parts - 1))
+        return work, _over_shells(better * ~seen, box) * parts
+
+
+def _of_images(batch: ParticleBatch) -> Tensor:
+    if batch.image is None:
+        raise ValueError("the images of the batch are needed")
+    return image_coefficients(batch.image)
+
+
+def _over_shells(values: Tensor, box: int) -> Tensor:
+    """Sum values (b, 2K + 1, K + 1) over each shell; shape (b, K + 1)."""
+    sums = values.new_zeros(len(values), band(box) + 1)
+    return sums.index_add_(1, shell_index(box, values.device).flatten(), values.flatten(1))
