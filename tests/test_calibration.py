@@ -96,7 +96,9 @@ def with_images(batch, beads, signal, noise, seed=0):
 def sums_of(batch, beads):
     sums = ShellSums.zeros(2, SHELLS, batch.shift.device)
     poses = KnownPoses(KnownPosesSettings(), 1)
-    sums.add(SimpleNamespace(beads=lambda x: beads, poses=poses, likelihood=None), None, batch)
+    sums.add(
+        SimpleNamespace(beads=lambda x: beads, poses=poses, likelihood=SimpleNamespace(selection=None)), None, batch
+    )
     return sums
 
 

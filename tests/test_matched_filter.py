@@ -80,10 +80,10 @@ def template_of(beads):
     )
 
 
-def prepared(batch, beads, folder, calibration=None, **settings):
+def prepared(batch, beads, folder, calibration=None, selection=None, **settings):
     """Return a likelihood with its windows made, and the batch as it comes from there."""
     likelihood = MatchedFilter(MatchedFilterSettings(**settings), int(batch.optics_group.max()) + 1)
-    likelihood.calibration = calibration
+    likelihood.calibration, likelihood.selection = calibration, selection
     source = likelihood.prepare(ArrayStack(single(batch)), template_of(beads), folder)
     return likelihood, source.batch(np.arange(len(batch)))
 
