@@ -1,9 +1,9 @@
-"""Strengths and sizes, one at a time: the error of each against the truth, and what free coefficients say.
+r"""Strengths and sizes, one at a time: the error of each against the truth, and what free coefficients say.
 
 Example
 -------
 python benchmarks/strengths.py --data DATA --out results --json rows.json
-python benchmarks/strengths.py --data DATA --out results --systems adk-1k,adk-3k,adk-10k,adk-30k \\
+python benchmarks/strengths.py --data DATA --out results --systems adk-1k,adk-3k,adk-10k,adk-30k \
     --settings S25,S100,S400
 
 `DATA` holds `adk` (images of an established multislice program), `hsp90` and `nsp13` (models). All other images are

@@ -109,6 +109,17 @@ def test_the_gain_is_that_of_the_same_images():
     assert abs(found - 0.6) < 4 * error
 
 
-def test_metrics_are_totals_and_shells():
-    explained = Explained(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.5, -0.5], [0.5, 0.5]]))
-    assert explained.metrics() == {"work": 5.0, "free": 0.5, "work_shells": [2.0, 3.0], "free_shells": [0.5, 0.0]}
+def test_the_summary_is_the_mean_over_images():
+    comparison = held_out(make_batch(BOX, images=8), make_beads(1))
+    found, measured = comparison.summary(lambda *tensors: None), comparison.measure()
+    for name, values in (("work", measured.work), ("free", measured.free)):
+        assert found[name] == pytest.approx(values.sum(1).mean(), abs=1e-4)
+        assert found[f"{name}_shells"] == pytest.approx(values.mean(0).tolist(), rel=1e-3, abs=1e-6)
+
+
+def test_there_is_no_summary_without_poses():
+    comparison = held_out(make_batch(BOX, images=8), make_beads(1))
+    comparison.reconstruction.poses = SimpleNamespace(
+        known=torch.zeros(8, dtype=torch.bool), best=lambda batch: (batch.rotation, batch.shift)
+    )
+    assert comparison.summary(lambda *tensors: None) is None

@@ -1,5 +1,6 @@
 """How well a model explains the Fourier coefficients it was fitted to, and those that were kept out of the fit."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +119,25 @@ class HeldOut:
             return Explained(*np.zeros((2, 0, band(self.stack.box) + 1)))
         work, free = torch.cat(parts, dim=1).double().cpu().numpy()
         return Explained(work, free)
+
+    def summary(self, add_up: Callable[..., None]) -> dict[str, Any] | None:
+        """Return the means over images, of all shells together and of each; None if no image has a pose.
+
+        Parameters
+        ----------
+        add_up
+            Adds tensors up over the processes, in place.
+        """
+        explained = self.measure()
+        count = torch.tensor(float(len(explained.free)), dtype=torch.float64)
+        sums = {name: torch.from_numpy(part.sum(0)) for name, part in vars(explained).items()}
+        add_up(count, *sums.values())
+        if not count:
+            return None
+        means = {name: (part / count).tolist() for name, part in sums.items()}
+        totals = {name: round(sum(values), DIGITS) for name, values in means.items()}
+        shells = {name: [float(f"{value:.{DIGITS - 1}g}") for value in values] for name, values in means.items()}
+        return totals | {f"{name}_shells": values for name, values in shells.items()}
 
     def _batches(self) -> list[tuple[ParticleBatch, Tensor]]:
         """Return the images, whose coefficients are computed once, batch by batch."""

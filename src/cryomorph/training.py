@@ -13,7 +13,7 @@ from torch import Tensor
 from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
 from cryomorph.errors import InputError
 from cryomorph.gain import first_gain
-from cryomorph.held_out import Explained, HeldOut
+from cryomorph.held_out import HeldOut
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.batch import ParticleBatch
@@ -239,17 +239,11 @@ class Trainer:
 
     def explained(self) -> dict[str, Any]:
         """Return how well the images are explained, as far as the fit saw them and beyond, if that is asked for."""
-        if self.held_out is None:
+        explained = None if self.held_out is None else self.held_out.summary(self._sum_over_processes)
+        if explained is None:
             return {}
-        explained = self.held_out.measure()
-        count = torch.tensor(float(len(explained.free)), dtype=torch.float64)
-        work, free = (torch.from_numpy(part.sum(0)) for part in (explained.work, explained.free))
-        self._sum_over_processes(count, work, free)
-        if not count:  # no pose is known yet
-            return {}
-        metrics = Explained((work / count).numpy()[None], (free / count).numpy()[None]).metrics()
-        self._free = f", free {metrics['free']:.2f}"
-        return metrics
+        self._free = f", free {explained['free']:.2f}"
+        return explained
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on, the same in all processes.
