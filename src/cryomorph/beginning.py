@@ -89,7 +89,7 @@ def take_over(trainer: Trainer, config: RunConfig, earlier: FittedRun, progress:
         rows = torch.arange(len(earlier.latents), device=trainer.fabric.device)
         latents.place(trainer.latent_optimizer, rows, torch.from_numpy(earlier.latents).to(trainer.fabric.device))
     else:
-        _place_where_images_fit(trainer, _places(earlier.latents, config.seed), progress or Silent())
+        _place_where_images_fit(trainer, places_among(earlier.latents, config.seed), progress or Silent())
 
 
 def _check_model(config: RunConfig, earlier: FittedRun, template: Template) -> None:
@@ -140,7 +140,7 @@ def _check_images(earlier: FittedRun, stack: ParticleStack, path: Path) -> None:
             )
 
 
-def _places(latents: NDArray[np.float32], seed: int) -> Tensor:
+def places_among(latents: NDArray[np.float32], seed: int) -> Tensor:
     """Return a few places (k, d) among latents (m, d), near every one of which there are particles."""
     generator = np.random.default_rng(seed)
     some = latents[np.linspace(0, len(latents) - 1, min(len(latents), PLACES_FROM)).astype(np.int64)]

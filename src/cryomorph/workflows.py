@@ -99,7 +99,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     fabric.barrier()
     # As written, with its rounded coordinates: what is trained now is what is decoded later.
     template = replace(read_template(run.template), source=template.source)
-    stack = stack.with_background_radius(_background_radius(template, stack))
+    stack = stack.with_background_radius(background_radius(template, stack))
 
     torch.manual_seed(config.seed)
     groups = _groups(stack, state, earlier)
@@ -306,7 +306,8 @@ def _write_calibration(run: RunFolder, calibration: ShellCalibration, stack: Par
         plot_shells(temporary, frequency, noise=noise, signal=signal)
 
 
-def _background_radius(template: Template, stack: ParticleStack) -> float:
+def background_radius(template: Template, stack: ParticleStack) -> float:
+    """Return how far, in Å, what is not background reaches from the middle of the images."""
     radius = float(np.linalg.norm(template.coordinates, axis=1).max()) + MARGIN
     return min(radius, 0.48 * stack.field_of_view)
 
