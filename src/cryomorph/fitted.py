@@ -11,6 +11,7 @@ from cryomorph.config import build_reconstruction, read_config
 from cryomorph.conformations.base import ConformationModel
 from cryomorph.errors import InputError
 from cryomorph.geometry import superpose_core
+from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.stack import read_table
 from cryomorph.run import RunFolder
@@ -36,6 +37,8 @@ class FittedRun:
         Row of each particle in the original file.
     groups : int
         Number of optics groups that it knows.
+    reconstruction : Reconstruction
+        With everything learned: weights, gain, calibration, poses. Not to be trained any more.
     latents : array (m, d)
     found_poses : FoundPoses or None
         Poses that the run found; None if it took those of the particle file as they are.
@@ -50,9 +53,12 @@ class FittedRun:
         self.source_index = self.run.source_index()
         gain: torch.Tensor = state["reconstruction"]["likelihood.gain"]
         self.groups = len(gain)
-        reconstruction = build_reconstruction(self.config, self.template, self.groups, len(self.source_index))
-        reconstruction.load_state_dict(state["reconstruction"])
-        self.model: ConformationModel = reconstruction.conformations.eval()
+        self.reconstruction = build_reconstruction(self.config, self.template, self.groups, len(self.source_index))
+        self.reconstruction.load_state_dict(state["reconstruction"])
+        if state["calibration"] is not None:
+            self.reconstruction.likelihood.calibration = ShellCalibration(**state["calibration"])
+        self.reconstruction.eval().requires_grad_(False)
+        self.model: ConformationModel = self.reconstruction.conformations
         self.epochs_done = int(state["epoch"])
         if not self.run.latents.is_file() or self.epochs_done < self.config.training.epochs:
             raise InputError(
