@@ -53,6 +53,25 @@ def simulate(
     solvent: Annotated[bool | None, option("Subtract the ice that atoms displace [default: yes].")] = None,
     align: Annotated[bool | None, option("Superpose conformations on the first [default: no].")] = None,
     dtype: Annotated[str | None, option("float32 or float16 [default: float32].")] = None,
+    contrast_spread: Annotated[
+        float | None, option("Standard deviation of images' contrast, as a share of its mean [default: 0].")
+    ] = None,
+    group_contrast: Annotated[
+        str | None, option("Contrast of each optics group, such as 1,0.5; images are dealt in turn [default: 1].")
+    ] = None,
+    background: Annotated[
+        float | None,
+        option("Smooth field added to each image: its deviation in units of a pixel's noise [default: 0]."),
+    ] = None,
+    background_length: Annotated[float | None, option("Å over which that field changes [default: 60].")] = None,
+    belt: Annotated[
+        float | None, option("Carbon atoms of a belt that does not move, for each atom of the molecule [default: 0].")
+    ] = None,
+    neighbours: Annotated[
+        float | None, option("Share of images that also show a part of another molecule [default: 0].")
+    ] = None,
+    faint: Annotated[str | None, option("Residues that scatter less than they should, such as A:120-160.")] = None,
+    occupancy: Annotated[float | None, option("Share of their scattering that those have [default: 0.3].")] = None,
     seed: Annotated[int | None, option("Seed of all random numbers [default: 0].", min=0)] = None,
 ) -> None:
     """Simulate images with known truth from all-atom conformations."""
@@ -83,6 +102,17 @@ def simulate(
     }
     motion = {"modes": modes, "mixture": mixture, "rotation": chain_rotation, "groups": groups}
     given["motion"] = {name: value for name, value in motion.items() if value is not None} or None
+    nuisances = {
+        "contrast": contrast_spread,
+        "group_contrast": group_contrast,
+        "background": background,
+        "background_length": background_length,
+        "belt": belt,
+        "neighbours": neighbours,
+        "faint": faint,
+        "occupancy": occupancy,
+    }
+    given["nuisances"] = {name: value for name, value in nuisances.items() if value is not None} or None
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = parse_settings(SimulationSettings, chosen, "command line")
     star = simulate_images(

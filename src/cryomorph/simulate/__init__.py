@@ -15,6 +15,7 @@ from cryomorph.simulate.images import add_noise, contrasts
 from cryomorph.simulate.molecules import Molecules
 from cryomorph.simulate.morphing import morph
 from cryomorph.simulate.motion import MovingDomains, set_in_motion
+from cryomorph.simulate.nuisances import Nuisances
 from cryomorph.simulate.particles import Particles, ctf_parameters, draw_particles
 from cryomorph.simulate.settings import Mixture, Motion, SimulationSettings
 from cryomorph.simulate.simulation import simulate
@@ -25,6 +26,7 @@ __all__ = [
     "Molecules",
     "Motion",
     "MovingDomains",
+    "Nuisances",
     "Particles",
     "SimulationSettings",
     "add_noise",

@@ -15,27 +15,32 @@ from cryomorph.geometry import matrix_to_relion
 from cryomorph.progress import Progress
 from cryomorph.simulate.images import add_noise, contrasts
 from cryomorph.simulate.molecules import Molecules, batches
+from cryomorph.simulate.nuisances import Disturbances
 from cryomorph.simulate.particles import Particles
 from cryomorph.simulate.settings import SimulationSettings
 
 STACK, STAR, TRUTH, TEMPLATE = "particles.mrcs", "particles.star", "truth.npz", "template.cif"
 
 
-def star_document(particles: Particles, settings: SimulationSettings) -> cif.Document:
-    """Return metadata of simulated images in RELION's 3.1 layout."""
+def star_document(
+    particles: Particles, settings: SimulationSettings, group: NDArray[np.int64] | None = None
+) -> cif.Document:
+    """Return metadata of simulated images in RELION's 3.1 layout; `group` (m,) is their optics group, from 0."""
     document = cif.Document()
+    count = len(particles)
+    groups = len(settings.nuisances.group_contrast)
+    group = np.zeros(count, dtype=np.int64) if group is None else group
     optics = {
-        "OpticsGroup": ["1"],
-        "OpticsGroupName": ["opticsGroup1"],
-        "Voltage": [f"{settings.voltage:.6f}"],
-        "SphericalAberration": [f"{settings.spherical_aberration:.6f}"],
-        "AmplitudeContrast": [f"{settings.amplitude_contrast:.6f}"],
-        "ImagePixelSize": [f"{settings.pixel_size:.6f}"],
-        "ImageSize": [str(settings.box)],
-        "ImageDimensionality": ["2"],
+        "OpticsGroup": [str(number) for number in range(1, groups + 1)],
+        "OpticsGroupName": [f"opticsGroup{number}" for number in range(1, groups + 1)],
+        "Voltage": [f"{settings.voltage:.6f}"] * groups,
+        "SphericalAberration": [f"{settings.spherical_aberration:.6f}"] * groups,
+        "AmplitudeContrast": [f"{settings.amplitude_contrast:.6f}"] * groups,
+        "ImagePixelSize": [f"{settings.pixel_size:.6f}"] * groups,
+        "ImageSize": [str(settings.box)] * groups,
+        "ImageDimensionality": ["2"] * groups,
     }
     rot, tilt, psi = matrix_to_relion(particles.rotation)
-    count = len(particles)
     columns = {
         "ImageName": [f"{number:06d}@{STACK}" for number in range(1, count + 1)],
         "MicrographName": ["simulated.mrc"] * count,
@@ -48,7 +53,7 @@ def star_document(particles: Particles, settings: SimulationSettings) -> cif.Doc
         "DefocusV": _decimals(particles.defocus_v),
         "DefocusAngle": _decimals(np.rad2deg(particles.astigmatism_angle)),
         "PhaseShift": [f"{settings.phase_shift:.6f}"] * count,
-        "OpticsGroup": ["1"] * count,
+        "OpticsGroup": [str(number) for number in group + 1],
         "RandomSubset": [str(half) for half in particles.half_set],
     }
     if settings.b_factor > 0:
@@ -69,6 +74,7 @@ def write_stack(
     particles: Particles,
     settings: SimulationSettings,
     extent: float,
+    disturbances: Disturbances,
     progress: Progress,
 ) -> None:
     """Simulate all images, in order, into an MRC stack; `extent` is the `reach` of the molecules."""
@@ -80,9 +86,11 @@ def write_stack(
             stack.set_image_stack()
             stack.voxel_size = settings.pixel_size
             image = 0
-            for batch in contrasts(molecules, particles, settings, extent=extent):
+            for batch in contrasts(molecules, particles, settings, extent=extent, disturbances=disturbances):
                 for contrast in batch:
-                    stack.data[image] = add_noise(contrast, settings, image)
+                    noisy = add_noise(contrast, settings, image, float(disturbances.scale[image]))
+                    background = disturbances.background(image, settings.box, settings.pixel_size)
+                    stack.data[image] = noisy if background is None else noisy + background
                     image += 1
                 progress.advance(len(batch))
     finally:

@@ -11,6 +11,7 @@ from cryomorph.errors import InputError
 from cryomorph.geometry import project
 from cryomorph.optics import ctf, electron_wavelength
 from cryomorph.simulate.molecules import Molecules, reach
+from cryomorph.simulate.nuisances import Disturbances, Nuisances, draw_nuisances
 from cryomorph.simulate.particles import Particles, ctf_parameters
 from cryomorph.simulate.settings import SimulationSettings
 from cryomorph.structure.potential import ProjectedPotential, interaction_constant, to_image
@@ -24,6 +25,7 @@ def contrasts(
     settings: SimulationSettings,
     batch_size: int | None = None,
     extent: float | None = None,
+    disturbances: Disturbances | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the noise-free contrast of all images in order, in batches (b, D, D); protein is bright.
 
@@ -41,12 +43,20 @@ def contrasts(
         b; chosen by memory if not given.
     extent
         The `reach` of the molecules, if it is known already.
+    disturbances
+        A belt, neighbours and occupancies; none if not given.
     """
-    box = _working_box(reach(molecules) if extent is None else extent, settings)
-    elements = molecules.template.elements
+    extent = reach(molecules) if extent is None else extent
+    if disturbances is None:
+        disturbances = draw_nuisances(Nuisances(), molecules, len(particles), extent, settings.seed)
+    box = _working_box(disturbances.reach(extent), settings)
+    elements, occupancy = molecules.template.elements, disturbances.occupancy
     first = box // 2 - settings.box // 2
     window = slice(first, first + settings.box)
-    potential = ProjectedPotential(elements, box, settings.pixel_size, settings.solvent)
+    potential = ProjectedPotential(elements, box, settings.pixel_size, settings.solvent, occupancy)
+    belt = torch.from_numpy(disturbances.belt)
+    carbons = ProjectedPotential(("C",) * len(belt), box, settings.pixel_size, settings.solvent)
+    neighbours = disturbances.neighbours
     strength = 2 * interaction_constant(settings.voltage)
     parameters = ctf_parameters(particles, settings)
     frequency_x = torch.fft.rfftfreq(box, settings.pixel_size)[None, None]
@@ -57,8 +67,17 @@ def contrasts(
         rows = slice(start, start + batch_size)
         atoms = torch.from_numpy(molecules.atoms(particles.conformation[rows]))
         rotation = torch.from_numpy(particles.rotation[rows]).float()
-        seen = project(atoms, rotation, torch.from_numpy(particles.shift[rows]).float())
-        fourier = strength * potential(seen) * ctf(frequency_x, frequency_y, parameters[rows])
+        shift = torch.from_numpy(particles.shift[rows]).float()
+        projected = potential(project(atoms, rotation, shift))
+        if len(belt):
+            projected += carbons(project(belt.expand(len(atoms), -1, -1), rotation, shift))
+        beside = np.flatnonzero(neighbours.present[rows])
+        if len(beside):
+            images = start + beside
+            others = torch.from_numpy(molecules.atoms(neighbours.conformation[images]))
+            pose = (torch.from_numpy(part[images]).float() for part in (neighbours.rotation, neighbours.shift))
+            projected[torch.from_numpy(beside)] += potential(project(others, *pose))
+        fourier = strength * projected * ctf(frequency_x, frequency_y, parameters[rows])
         yield to_image(fourier, box)[:, window, window].numpy()
 
 
@@ -75,7 +94,9 @@ def _working_box(extent: float, settings: SimulationSettings) -> int:
     return int(scipy.fft.next_fast_len(max(settings.box, int(np.ceil(needed))), real=True))
 
 
-def add_noise(contrast: NDArray[np.float32], settings: SimulationSettings, image: int) -> NDArray[np.float32]:
+def add_noise(
+    contrast: NDArray[np.float32], settings: SimulationSettings, image: int, scale: float = 1.0
+) -> NDArray[np.float32]:
     """Add noise to one image and express it in units of the noise's standard deviation.
 
     Parameters
@@ -86,6 +107,8 @@ def add_noise(contrast: NDArray[np.float32], settings: SimulationSettings, image
         `dose`, `snr_db`, `pixel_size` and `seed` are used.
     image
         Number of the image; every image has a random stream of its own.
+    scale
+        By which the contrast is multiplied. The noise is that of a scale of 1.
 
     Raises
     ------
@@ -95,8 +118,9 @@ def add_noise(contrast: NDArray[np.float32], settings: SimulationSettings, image
     generator = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=(image,)))
     if settings.snr_db is not None:
         noise = contrast.std() * 10 ** (-settings.snr_db / 20)
-        noisy = contrast / noise + generator.standard_normal(contrast.shape)
+        noisy = scale * contrast / noise + generator.standard_normal(contrast.shape)
         return np.asarray(noisy, dtype=np.float32)
+    contrast = np.float32(scale) * contrast
     if settings.dose is None:
         return contrast
     if contrast.max() > 1:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from cryomorph.components import Settings
+from cryomorph.simulate.nuisances import Nuisances
 
 Range = Annotated[
     tuple[float, float], BeforeValidator(lambda value: (value, value) if isinstance(value, int | float) else value)
@@ -84,6 +85,7 @@ class SimulationSettings(Settings):
 
     images_per_conformation: int = Field(10, ge=1, description="images of each conformation")
     motion: Motion | None = Field(None, description="that every image has for itself, from its conformation on")
+    nuisances: Nuisances = Field(default_factory=Nuisances, description="of real images, beside noise")
     split: Annotated[tuple[Share, Share, Share], BeforeValidator(_split)] | None = Field(
         None, description="images for training, validation and test, drawn at random: counts, or fractions of all"
     )
@@ -121,4 +123,6 @@ class SimulationSettings(Settings):
                 raise ValueError(f"{name}: the range starts at {low:g} and ends below it, at {high:g}")
         if self.astigmatism[0] < 0:
             raise ValueError("astigmatism: U - V is at least 0; turn astigmatism_angle by 90 degrees instead")
+        if self.nuisances.background > 0 and self.dose is None and self.snr_db is None:
+            raise ValueError("a background is stated in units of the noise: give a dose or snr_db")
         return self

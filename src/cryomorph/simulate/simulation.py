@@ -27,6 +27,7 @@ from cryomorph.simulate.files import (
 from cryomorph.simulate.frame import dock, map_frame
 from cryomorph.simulate.molecules import Molecules, reach
 from cryomorph.simulate.motion import set_in_motion
+from cryomorph.simulate.nuisances import draw_nuisances
 from cryomorph.simulate.particles import draw_particles
 from cryomorph.simulate.settings import SimulationSettings
 from cryomorph.simulate.split import SETS, draw_split
@@ -53,7 +54,8 @@ def simulate(
 
     Writes `particles.mrcs`, `particles.star` (RELION 3.1) and `truth.npz`: `coordinates` (K, n, 3) residue positions in
     Å in the map frame, `conformation` (M,), `rotation` (M, 3, 3) and `shift` (M, 2) in Å, and for motions `domains`
-    (D,), their names, `mode_weights` (K, D, modes) in Å and `domain_rotation` (K, D, 3, 3). Images come conformation by
+    (D,), their names, `mode_weights` (K, D, modes) in Å and `domain_rotation` (K, D, 3, 3). Of nuisances, as far as
+    there are any, it holds `contrast` (M,), `belt` (k, 3) in Å and `neighbour` (M,). Images come conformation by
     conformation. The same seed gives the same images, and the same shifts, defocus and half sets for given rotations.
 
     Parameters
@@ -100,17 +102,18 @@ def simulate(
     docked = None if template is None else dock(template, molecules)
     extent = reach(molecules)
     _check_box(extent, settings)
+    disturbances = draw_nuisances(settings.nuisances, molecules, len(particles), extent, settings.seed)
     _check_space(out, molecules, len(particles), settings)
     if "H" not in ensemble.template.elements:
         _log.info("the model has no hydrogens; their scattering and the ice they displace are missing from the images")
     with ExitStack() as files:
         # Renamed in reverse order: a star file is there only when its images are, a template when everything else is.
         paths = {name: files.enter_context(atomic_path(out / name)) for name in _FILES if name in written}
-        write_stack(paths[STACK], molecules, particles, settings, extent, progress or Silent())
-        write_truth(paths[TRUTH], molecules, particles, drawn)
+        write_stack(paths[STACK], molecules, particles, settings, extent, disturbances, progress or Silent())
+        write_truth(paths[TRUTH], molecules, particles, {**drawn, **disturbances.drawn()})
         for name, rows in sets.items():
             write_rows(paths[f"{name}.txt"], rows)
-        star_document(particles, settings).write_file(str(paths[STAR]))
+        star_document(particles, settings, disturbances.group).write_file(str(paths[STAR]))
         if docked is not None:
             write_template(paths[TEMPLATE], docked)
         for name in _FILES if overwrite else ():

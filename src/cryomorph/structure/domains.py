@@ -61,7 +61,7 @@ def read_domains(template: Template, groups: str | None = None) -> tuple[Domain,
         pieces = [text] if groups is None else text.split("+")
         inside = np.zeros(len(template), dtype=np.bool_)
         for piece in pieces:
-            inside |= _piece(template, piece.strip(), whole=groups is None)
+            inside |= _piece(template, piece.strip(), "--groups", whole=groups is None)
         taken = np.flatnonzero(inside & (owner >= 0))
         if len(taken):
             other = texts[owner[taken[0]]]
@@ -79,28 +79,41 @@ def read_domains(template: Template, groups: str | None = None) -> tuple[Domain,
     return tuple(domains)
 
 
+def residues_of(template: Template, text: str, option: str) -> NDArray[np.bool_]:
+    """Tell which residues (n,) pieces such as `B` or `A:1-120`, joined by `+`, name; errors begin with the option.
+
+    Raises
+    ------
+    InputError
+        If a piece is malformed or names what is not there.
+    """
+    pieces = [_piece(template, piece.strip(), option, whole=False) for piece in text.split("+")]
+    inside: NDArray[np.bool_] = np.logical_or.reduce(pieces)
+    return inside
+
+
 def _other(template: Template, inside: NDArray[np.bool_]) -> str:
     """Name the largest chain, as far as it is not among these residues."""
     return template.chain_names[int(np.bincount(template.chain[~inside]).argmax())]
 
 
-def _piece(template: Template, text: str, *, whole: bool) -> NDArray[np.bool_]:
+def _piece(template: Template, text: str, option: str, *, whole: bool) -> NDArray[np.bool_]:
     """Tell which residues `B` or `A:1-120` means; when `whole`, the text is the name of a chain whatever is in it."""
     chain, colon, numbers = (text, "", "") if whole else text.partition(":")
     if chain not in template.chain_names:
         known = ", ".join(template.chain_names)
-        raise InputError(f"--groups: {text!r}: {template.source} has no chain {chain!r}; there are {known}")
+        raise InputError(f"{option}: {text!r}: {template.source} has no chain {chain!r}; there are {known}")
     inside: NDArray[np.bool_] = template.chain == template.chain_names.index(chain)
     if not colon:
         return inside
     match = RANGE.fullmatch(numbers)
     if match is None:
-        raise InputError(f"--groups: {text!r}: expected a chain and residue numbers such as A:1-120")
+        raise InputError(f"{option}: {text!r}: expected a chain and residue numbers such as A:1-120")
     first = (int(match[1]), match[2])
     last = first if match[3] is None else (int(match[3]), match[4])
     inside &= np.array([first <= _number(identifier) <= last for identifier in template.residue_ids])
     if not inside.any():
-        raise InputError(f"--groups: {text!r}: {template.source} has no such residues in chain {chain}")
+        raise InputError(f"{option}: {text!r}: {template.source} has no such residues in chain {chain}")
     return inside
 
 

@@ -111,9 +111,18 @@ class ProjectedPotential:
         Å per pixel.
     solvent
         Whether the ice that the atoms displace is subtracted.
+    occupancy
+        Share of its scattering that each atom has, shape (m,); 1 if not given.
     """
 
-    def __init__(self, elements: Sequence[str], box: int, pixel_size: float, solvent: bool):
+    def __init__(
+        self,
+        elements: Sequence[str],
+        box: int,
+        pixel_size: float,
+        solvent: bool,
+        occupancy: NDArray[np.float64] | None = None,
+    ):
         self.box = box
         self._frequencies = (box + 1) // 2  # along an axis, from 0
         self._size = int(scipy.fft.next_fast_len(int(np.ceil(OVERSAMPLING * box)), real=True))
@@ -124,13 +133,14 @@ class ProjectedPotential:
         spread = torch.from_numpy(kernel_transform(index / self._size, OVERSAMPLING))
         factor = 1 / (spread[:, None] * spread * pixel_size**2)
         symbols: NDArray[np.str_] = np.array(elements)
+        occupied = torch.ones(len(elements)) if occupancy is None else torch.from_numpy(occupancy).float()
         self._elements = []
         for symbol in sorted(set(elements)):
             atoms = torch.from_numpy(np.flatnonzero(symbols == symbol))
             # Points: what is wider than a point is in the potential's transform.
             footprints = Footprints.make(np.ones(len(atoms)), np.ones(1), OVERSAMPLING)
             potential = factor * atomic_potential(symbol, radius, solvent)
-            self._elements.append((atoms, footprints, potential.float()))
+            self._elements.append((atoms, occupied[atoms], footprints, potential.float()))
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Discrete Fourier transform of the projected potential.
@@ -149,9 +159,9 @@ class ProjectedPotential:
         spread = transfer("auto", positions.device).spread
         step = torch.zeros(images, dtype=torch.int64, device=positions.device)
         fourier = positions.new_zeros((images, self.box, self.box // 2 + 1), dtype=torch.complex64)
-        for atoms, footprints, potential in self._elements:
+        for atoms, occupancy, footprints, potential in self._elements:
             points = positions[:, atoms] * self._samples
-            grid = spread(points, points.new_ones(len(atoms)), footprints, step, self._size)
+            grid = spread(points, occupancy.to(points.device), footprints, step, self._size)
             transform = torch.fft.rfft2(grid)[..., :n]
             fourier[:, :n, :n] += potential * transform[:, :n]
             fourier[:, self.box - n + 1 :, :n] += potential[1:].flip(0) * transform[:, self._size - n + 1 :]
