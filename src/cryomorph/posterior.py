@@ -45,6 +45,11 @@ class Posterior:
     mean : Tensor (b, d)
         The most probable latents.
     covariance : Tensor (b, d, d)
+    inside : Tensor (b, k, k)
+        Covariance along the k directions that were looked at.
+    deviation : Tensor (b, n)
+        Of each residue in Å: the root of its mean square distance from where it most probably is, as far as these
+        directions move it.
     misfit : Tensor (b,)
         Of the most probable conformation, in nats relative to an empty image.
     evidence : Tensor (b,)
@@ -53,12 +58,10 @@ class Posterior:
 
     mean: Tensor
     covariance: Tensor
+    inside: Tensor
+    deviation: Tensor
     misfit: Tensor
     evidence: Tensor
-
-    def __getitem__(self, rows: Tensor) -> "Posterior":
-        """Return those of some of the particles."""
-        return Posterior(*(part[rows] for part in vars(self).values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +153,8 @@ class Expansion:
         What the image says: its Fisher information.
     curvature : Tensor (b, k, k)
         Of all terms, by the rule of Gauss and Newton, so that it is positive.
+    move : Tensor (b, k, 3 n)
+        How residues move with the latents, in Å.
     """
 
     z: Tensor
@@ -158,6 +163,7 @@ class Expansion:
     gradient: Tensor
     fisher: Tensor
     curvature: Tensor
+    move: Tensor
 
     def step(self, damping: Tensor) -> Tensor:
         """Return the step of Levenberg and Marquardt, shape (b, k), for dampings (b,)."""
@@ -341,6 +347,7 @@ def expand(seen: Seen, z: Tensor, directions: Tensor, latent_prior: float) -> Ex
         gradient=gradient + latent_prior * along,
         fisher=fisher,
         curvature=fisher + _positive(bending) + latent_prior * torch.eye(len(directions.T), device=z.device),
+        move=move,
     )
 
 
@@ -391,9 +398,12 @@ def _summary(best: Expansion, directions: Tensor, latent_prior: float) -> Poster
     inside = torch.linalg.inv(best.curvature)
     rest = torch.eye(len(basis), dtype=torch.float64, device=basis.device) - basis @ basis.T
     widening = 0.5 * torch.logdet(latent_prior * inside)
+    moved = torch.linalg.cholesky(inside).transpose(1, 2) @ best.move.double()
     return Posterior(
         mean=best.z.double(),
         covariance=basis @ inside @ basis.T + rest / latent_prior,
+        inside=inside,
+        deviation=moved.square().sum(1).view(len(moved), -1, 3).sum(2).sqrt(),
         misfit=best.misfit,
         evidence=widening - best.value,
     )
