@@ -87,6 +87,10 @@ def train(
     devices: Annotated[int | None, option("GPUs, or processes on a CPU [default: 1].", min=1)] = None,
     precision: Annotated[str | None, option("auto, 32-true or bf16-mixed [default: auto].")] = None,
     seed: Annotated[int | None, option("Seed of all random numbers [default: 0].", min=0)] = None,
+    halves: Annotated[
+        bool,
+        typer.Option("--halves", help="Train a run on each half of the particles and tell which motion both find."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Fail unless there is a stopped run to continue.")] = False,
 ) -> None:
     """Find the conformation of every particle."""
@@ -143,6 +147,13 @@ def train(
     resolved = parse_config(settings, source).resolved()
     if (library or shift_range is not None) and resolved.poses.model_dump()["kind"] != "search":
         raise InputError("--shift-range and --library are for --poses search")
+    if halves:
+        from cryomorph.halves import train_halves
+        from cryomorph.verdict import verdict
+
+        found = train_halves(resolved, out, resume=resume, progress=ProgressBar())
+        say(f"halves complete: {out / 'half1'}, {out / 'half2'}\n{verdict(found)}")
+        return
     run = run_training(resolved, out, resume=resume, progress=ProgressBar())
     say(f"run complete: {run.path}")
 

@@ -1,0 +1,280 @@
+"""Two runs on the two halves of a data set: what they agree on, particle by particle."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryomorph.beginning import places_among
+from cryomorph.config import open_particles
+from cryomorph.conformations.base import ConformationModel
+from cryomorph.fitted import DECODE_BATCH, FittedRun
+from cryomorph.geometry import rmsd, superpose_core
+from cryomorph.held_out import Explained, HeldOut, gain
+from cryomorph.latents.table import TableLatents, TableLatentsSettings
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.particles.loader import spread_over_groups
+from cryomorph.poses.known import KnownPoses, KnownPosesSettings
+from cryomorph.posterior import best_start, posteriors
+from cryomorph.progress import Progress
+from cryomorph.resolved import Agreement, Motion, agreement, common_component, resolved_motion
+from cryomorph.selection import Selection
+from cryomorph.states import States, count_states
+from cryomorph.structure.model import Template
+from cryomorph.workflows import background_radius
+
+Array = NDArray[np.float64]
+
+PARTICLES = 2000
+"""Of both halves together, that are compared: more would tell no more of the motion, and take longer."""
+BLOCK = 3
+"""Coefficients along an edge of the blocks by which the coefficients of an image are divided."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the coefficients that a half kept out of its fit say, in nats an image, with standard errors.
+
+    Attributes
+    ----------
+    mean, mean_error : float
+        By how much the mean conformation explains them better than nothing does.
+    motion, motion_error : float
+        By how much each particle's own conformation explains them better than the mean conformation does.
+    """
+
+    mean: float
+    mean_error: float
+    motion: float
+    motion_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What two runs on the halves of a data set agree on.
+
+    Attributes
+    ----------
+    motion : Motion
+        Between estimates that share neither noise nor model.
+    agreement : Agreement
+        Of the two models about the same images.
+    states : States
+        Along `component`, in Å of root mean square displacement of the whole molecule.
+    component : array (n, 3)
+        Direction along which the estimates have most in common, unit root mean square length.
+    places : array (m, 2)
+        Place of each particle along it, by either estimate, Å.
+    means : array (2, n, 3)
+        Mean conformation of each half, in the frame of the template, Å.
+    from_template, between_halves : float
+        RMSD of the mean conformation of both halves from the template, and of one half's from the other's, Å.
+    evidence : tuple of Evidence
+        Of each half; empty if no coefficients were kept out of the fit.
+    particles : array (m,)
+        Rows of the original file that were compared.
+    half : array (m,)
+        Which half each is from, 1 or 2.
+    """
+
+    motion: Motion
+    agreement: Agreement
+    states: States
+    component: Array
+    places: Array
+    means: Array
+    from_template: float
+    between_halves: float
+    evidence: tuple[Evidence, ...]
+    particles: NDArray[np.int64]
+    half: NDArray[np.int64]
+
+
+class Half:
+    """A finished run on one half, able to look at the particles of the other, whose poses it takes as known.
+
+    Parameters
+    ----------
+    fitted
+        The run.
+    device
+        Where to compute.
+    """
+
+    def __init__(self, fitted: FittedRun, device: torch.device) -> None:
+        self.fitted = fitted
+        stack = open_particles(fitted.config.particles)
+        fitted.run.check_particles(fitted.config.particles.files(), stack.source_index)
+        self.stack = stack.with_background_radius(background_radius(fitted.template, stack))
+        self.reconstruction = fitted.reconstruction
+        if fitted.found_poses is not None:
+            # Poses that were found go with conformations whose core lies on the template's.
+            found = fitted.found_poses
+            self.stack = replace(
+                self.stack, table=replace(self.stack.table, rotation=found.rotation, shift=found.shift)
+            )
+            self.reconstruction.conformations = _Superposed(fitted.template, fitted.model)
+        self.reconstruction.poses = KnownPoses(KnownPosesSettings(), len(self.stack))
+        self.reconstruction.to(device)
+        if self.reconstruction.likelihood.calibration is not None:
+            self.reconstruction.likelihood.calibration = self.reconstruction.likelihood.calibration.to(device)
+        self.device = device
+        self.places = places_among(fitted.latents, fitted.config.seed).to(device)
+
+    def conformations(self, latents: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Decode latents (m, d) into conformations (m, n, 3) whose core lies on the template's, Å."""
+        parts = []
+        with torch.no_grad():
+            for part in np.array_split(latents.astype(np.float32), -(-len(latents) // DECODE_BATCH)):
+                z = torch.from_numpy(part)
+                x = self.reconstruction.conformations(z.to(self.device)).double().cpu().numpy()
+                parts.append(_on_core(x, self.fitted.template.coordinates).astype(np.float32))
+        return np.concatenate(parts)
+
+    def look_at(
+        self,
+        other: "Half",
+        rows: NDArray[np.int64],
+        selection: Selection | None,
+        progress: Progress | None,
+        title: str,
+    ) -> NDArray[np.float32]:
+        """Return the most probable conformations (m, n, 3) of particles of a half by this half's model.
+
+        Parameters
+        ----------
+        other
+            Whose particles.
+        rows
+            Of its stack, shape (m,).
+        selection
+            Coefficients that count; all if None.
+        progress, title
+            Told of every image.
+        """
+        prior = self.fitted.config.latent_prior
+        seen = None if selection is None else selection.to(self.device)
+
+        def start(batch: ParticleBatch, observed: Tensor) -> Tensor:
+            return best_start(
+                *(self.reconstruction, batch, observed, self.places),
+                box=other.stack.box,
+                latent_prior=prior,
+                selection=seen,
+            )
+
+        found = posteriors(
+            *(self.reconstruction, other.stack, rows, start),
+            latent_prior=prior,
+            selection=seen,
+            progress=progress,
+            title=title,
+        )
+        return self.conformations(np.concatenate([posterior.mean.cpu().numpy() for _, posterior in found]))
+
+
+def compare(first: FittedRun, second: FittedRun, device: torch.device, progress: Progress | None = None) -> Comparison:
+    """Compare two runs that were trained on the two halves of a data set with the same settings.
+
+    Parameters
+    ----------
+    first, second
+        The runs.
+    device
+        Where to compute.
+    progress
+        Told of images.
+    """
+    halves = Half(first, device), Half(second, device)
+    rows = [spread_over_groups(half.stack.table.optics_group, PARTICLES // 2, 1) for half in halves]
+    selection = Selection.half(halves[0].stack.box, BLOCK, first.config.seed)
+    parts = selection, selection.complement
+    estimates, whole = (
+        [
+            np.concatenate(
+                [
+                    model.look_at(half, row, part, progress, f"{what} {number}")
+                    for half, row in zip(halves, rows, strict=True)
+                ]
+            )
+            for number, (model, part) in enumerate(zip(halves, wanted, strict=True), start=1)
+        ]
+        for what, wanted in (("half of each image, model", parts), ("whole images, model", (None, None)))
+    )
+    template = first.template.coordinates
+    means = np.stack([half.conformations(half.fitted.latents).mean(0, dtype=np.float64) for half in halves])
+    component = common_component(*estimates)
+    size = np.sqrt(len(template))
+    places = np.stack([np.einsum("pri,ri->p", x - x.mean(0), component, dtype=np.float64) / size for x in estimates], 1)
+    return Comparison(
+        motion=resolved_motion(*estimates),
+        agreement=agreement(*whole),
+        states=count_states(*places.T),
+        component=component * size,
+        places=places,
+        means=means,
+        from_template=float(rmsd(means.mean(0), template)),
+        between_halves=float(rmsd(*means)),
+        evidence=tuple(_evidence(half, mean) for half, mean in zip(halves, means, strict=True) if _keeps_out(half)),
+        particles=np.concatenate([half.fitted.source_index[row] for half, row in zip(halves, rows, strict=True)]),
+        half=np.repeat([1, 2], [len(row) for row in rows]),
+    )
+
+
+class _Superposed(ConformationModel):
+    """Conformations of a model, each with its core on that of the template."""
+
+    def __init__(self, template: Template, model: ConformationModel) -> None:
+        super().__init__(template, model.latent_dim)
+        self.model = model
+        self.core = template.coordinates
+
+    def displacement(self, z: Tensor) -> Tensor:
+        x: Tensor = self.model(z)
+        moved = _on_core(x.double().cpu().numpy(), self.core)
+        return torch.from_numpy(moved).to(x) - self.template
+
+
+class _Still(ConformationModel):
+    """One conformation (n, 3), whatever the latents."""
+
+    still: Tensor
+
+    def __init__(self, template: Template, latent_dim: int, conformation: Array) -> None:
+        super().__init__(template, latent_dim)
+        self.register_buffer("still", torch.from_numpy(conformation - template.coordinates).float())
+
+    def displacement(self, z: Tensor) -> Tensor:
+        return self.still.expand(len(z), -1, -1)
+
+
+def _on_core(x: Array, template: Array) -> Array:
+    """Superpose conformations (m, n, 3) on the template by what moves least."""
+    rotation, translation = superpose_core(x, template)
+    return np.asarray(x @ np.swapaxes(rotation, 1, 2) + translation[:, None])
+
+
+def _keeps_out(half: Half) -> bool:
+    return half.fitted.config.free.share > 0
+
+
+def _evidence(half: Half, mean: Array) -> Evidence:
+    """Compare each particle's conformation and the mean of all with the coefficients that the run never saw."""
+    fitted, config = half.fitted, half.fitted.config
+    latents = TableLatents(TableLatentsSettings(), fitted.model.latent_blocks(), len(fitted.latents))
+    latents.table.weight.data = torch.from_numpy(fitted.latents)
+    moving = half.reconstruction.conformations
+    selection = Selection.work(half.stack.box, config.free, config.seed).to(half.device)
+    held_out = HeldOut(
+        *(half.reconstruction, latents.to(half.device), half.stack, selection, config.free),
+        np.ones(len(half.stack), dtype=np.bool_),
+        half.device,
+    )
+    each = held_out.measure()
+    half.reconstruction.conformations = _Still(fitted.template, fitted.model.latent_dim, mean).to(half.device)
+    still = held_out.measure()
+    half.reconstruction.conformations = moving
+    nothing = Explained(np.zeros_like(still.work), np.zeros_like(still.free))
+    return Evidence(*gain(still, nothing), *gain(each, still))
