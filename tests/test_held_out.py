@@ -45,7 +45,7 @@ def held_out(batch, beads, *, share=0.25, spread=0.0, calibration=None, model_ga
         poses=KnownPoses(KnownPosesSettings(), len(batch)),
     )
     owned = np.ones(len(batch), dtype=bool)
-    return HeldOut(reconstruction, Still(beads), ArrayStack(batch), selection, settings, owned, CPU)
+    return HeldOut(reconstruction, Still(beads), ArrayStack(batch), selection, len(batch), owned, CPU)
 
 
 def expected_misfit(comparison, batch, beads, selection):

@@ -80,6 +80,8 @@ def take_over(trainer: Trainer, config: RunConfig, earlier: FittedRun, progress:
     same_poses = config.poses == earlier.config.poses and config.infer_from is None
     shared = {name: value for name, value in state["reconstruction"].items() if same_poses or name[:6] != "poses."}
     trainer.reconstruction.load_state_dict(shared, strict=same_poses)
+    if config.priors.strength != "auto":  # else that of the earlier run is the start
+        trainer.reconstruction.strength.fill_(config.priors.strength)
     if state["calibration"] is not None and config.calibration.shells != "none":
         trainer.use_calibration(ShellCalibration(**state["calibration"]))
     latents = trainer.latents
@@ -96,6 +98,8 @@ def _check_model(config: RunConfig, earlier: FittedRun, template: Template) -> N
     folder, before = earlier.run.path, earlier.config
     if config.decoder != before.decoder:
         raise InputError(f"{folder}: was trained with another decoder; take the same settings to start from it")
+    if config.scattering != before.scattering:
+        raise InputError(f"{folder}: was trained with other settings of scattering; take the same to start from it")
     same = len(template) == len(earlier.template) and template.residue_names == earlier.template.residue_names
     if not same or np.abs(template.coordinates - earlier.template.coordinates).max() > SAME_PLACE:
         raise InputError(f"{folder}: was trained with another template, or the same in another place; take that one")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import yaml
@@ -31,9 +31,11 @@ from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings
 from cryomorph.search.joint import SearchSettings
 from cryomorph.selection import FreeSettings
-from cryomorph.structure.beads import bead_model
+from cryomorph.structure.beads import BeadModel, bead_model
 from cryomorph.structure.frame import place_template
 from cryomorph.structure.model import Template, read_template
+from cryomorph.structure.scatterers import Scatterers, ScatteringSettings, scatterers
+from cryomorph.trials import START, TrialSettings
 
 SEAMS: dict[str, tuple[ModuleType, type[Any]]] = {
     "decoder": (cryomorph.conformations, ConformationModel),
@@ -105,7 +107,9 @@ PAPER_PRIORS = ("centre", "bonds", "log_distance")
 class PriorsConfig(Settings):
     """Geometric priors; by default paper A's, with its weights, times one overall strength."""
 
-    strength: float = Field(100.0, ge=0, description="nats per unit of paper A's weighted sum")
+    strength: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="nats per unit of paper A's weighted sum; auto: chosen by coefficients kept out of the fit"
+    )
     terms: dict[str, SerializeAsAny[PriorSettings]] = Field(default_factory=dict, validate_default=True)
 
     @field_validator("terms", mode="before")
@@ -128,11 +132,13 @@ class RunConfig(Settings):
     poses: SerializeAsAny[Settings]
     likelihood: SerializeAsAny[Settings]
     beads: Literal["ca", "residue", "atom"] = "residue"
+    scattering: ScatteringSettings = Field(default_factory=ScatteringSettings)
     latent_prior: float = Field(1.0, ge=0, description="what a nat of the latents' prior counts")
     priors: PriorsConfig = Field(default_factory=PriorsConfig)
     search: SearchSettings = Field(default_factory=SearchSettings)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     free: FreeSettings = Field(default_factory=FreeSettings)
+    trials: TrialSettings = Field(default_factory=TrialSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     start_from: Path | None = Field(None, description="run on the same particles whose model and latents are the start")
     infer_from: Path | None = Field(None, description="run whose model is taken as it is: latents alone are found")
@@ -162,6 +168,12 @@ class RunConfig(Settings):
                 f"poses: {_kind(self.poses)} places the latents of each particle, and latents: {latents} are shared by "
                 f"all; choose latents: {' or '.join(own)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _amplitudes_can_be_judged(self) -> "RunConfig":
+        if self.scattering.active and (self.free.share == 0 or self.calibration.shells == "none"):
+            raise ValueError("scattering: free coefficients of calibrated shells judge what is found; leave both on")
         return self
 
     def resolved(self) -> "RunConfig":
@@ -310,12 +322,17 @@ def build_reconstruction(config: RunConfig, template: Template, groups: int, par
     priors = [component("priors", _kind(s))(s, template) for s in config.priors.terms.values()]
     return Reconstruction(
         conformations=component("decoder", _kind(config.decoder))(config.decoder, template),
-        beads=bead_model(template, config.beads),
+        beads=_beads(config, template),
         poses=component("poses", _kind(config.poses))(config.poses, particles),
         likelihood=component("likelihood", _kind(config.likelihood))(config.likelihood, groups),
         priors=priors,
-        strength=config.priors.strength,
+        strength=START if config.priors.strength == "auto" else config.priors.strength,
     )
+
+
+def _beads(config: RunConfig, template: Template) -> BeadModel | Scatterers:
+    molecule = bead_model(template, config.beads)
+    return scatterers(molecule, template.coordinates, config.scattering) if config.scattering.active else molecule
 
 
 def needs_poses(config: RunConfig) -> bool:

@@ -1,6 +1,7 @@
 """How well a model explains the Fourier coefficients it was fitted to, and those that were kept out of the fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,13 @@ from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import prefetch, spread_over_groups
 from cryomorph.particles.stack import ParticleStack
 from cryomorph.reconstruction import Reconstruction
-from cryomorph.selection import FreeSettings, Selection
+from cryomorph.selection import Selection
 
 Array = NDArray[np.float64]
 
-SHARE_OF_IMAGES = 0.1
-"""Of all images that are compared, so that it costs little beside training."""
-LEAST_IMAGES = 256
+SHARE_OF_IMAGES = 0.05
+"""Of all images that are compared after each epoch, so that it costs little beside training."""
+LEAST_IMAGES = 128
 MEMORY = 2**28
 """Bytes of Fourier coefficients that are kept at most."""
 IMAGES_AT_ONCE = 64
@@ -62,6 +63,11 @@ def gain(after: Explained, before: Explained) -> tuple[float, float]:
     return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
 
 
+def images_each_epoch(particles: int, most: int) -> int:
+    """Return how many of so many particles are compared after each epoch, `most` at most."""
+    return min(most, max(int(SHARE_OF_IMAGES * particles), LEAST_IMAGES))
+
+
 class HeldOut:
     """Some images, of which the model has seen a part of the coefficients.
 
@@ -73,12 +79,19 @@ class HeldOut:
         The particles.
     selection
         Coefficients that the fit sees.
-    settings
-        How many images.
+    images
+        How many, at most; fewer if their coefficients take too much memory.
     owned
         Which particles are this process's, shape (m,).
     device
         Where to compute.
+
+    Attributes
+    ----------
+    rows : array
+        The images, of all processes together.
+    own : array
+        Those that are this process's.
     """
 
     def __init__(
@@ -87,7 +100,7 @@ class HeldOut:
         latents: Latents,
         stack: ParticleStack,
         selection: Selection,
-        settings: FreeSettings,
+        images: int,
         owned: NDArray[np.bool_],
         device: torch.device,
     ) -> None:
@@ -95,30 +108,72 @@ class HeldOut:
         self.selection, self.device = selection, device
         highest = band(stack.box)
         room = MEMORY // ((2 * highest + 1) * (highest + 1) * 8)
-        wanted = max(int(SHARE_OF_IMAGES * len(stack)), LEAST_IMAGES)
-        rows = spread_over_groups(stack.table.optics_group, min(settings.images, room, wanted), 1)
-        self.rows = rows[owned[rows]]
+        self.rows = spread_over_groups(stack.table.optics_group, min(images, room), 1)
+        self.own = self.rows[owned[self.rows]]
         self._coefficients: list[Tensor] = []
 
-    def measure(self) -> Explained:
+    def measure(self, conformation: Tensor | None = None) -> Explained:
         """Compare the images with the current model, at the middle of each particle's latents and its best pose.
 
         Particles without a pose, as yet, are left out.
+
+        Parameters
+        ----------
+        conformation
+            Shape (n, 3) in Å, taken for that in every image; by default each has its own.
         """
-        known = self.reconstruction.poses.known.cpu().numpy()
-        training, parts = self.latents.training, []
-        self.latents.eval()
-        try:
-            with torch.no_grad():
-                for batch, observed in self._batches():
-                    kept = torch.from_numpy(known[batch.index.cpu().numpy()]).to(self.device)
-                    parts.append(torch.stack(self._compare(batch, observed))[:, kept])
-        finally:
-            self.latents.train(training)
+        known, parts = self.reconstruction.poses.known.cpu(), []
+        with self._still():
+            for batch, observed in self._batches():
+                x = self._decode(batch) if conformation is None else conformation.expand(len(batch), -1, -1)
+                kept = known[batch.index.cpu()].to(self.device)
+                parts.append(torch.stack(self._compare(x, batch, observed))[:, kept])
         if not parts:
             return Explained(*np.zeros((2, 0, band(self.stack.box) + 1)))
         work, free = torch.cat(parts, dim=1).double().cpu().numpy()
         return Explained(work, free)
+
+    def motion(self, add_up: Callable[..., None]) -> Array:
+        """Return by how much each image's free coefficients speak for its own conformation rather than for the mean.
+
+        Parameters
+        ----------
+        add_up
+            Adds tensors up over the processes, in place.
+
+        Returns
+        -------
+        array (images,)
+            In nats, as if all coefficients were like these; images of all processes that have a pose.
+        """
+        known = self.reconstruction.poses.known.cpu().numpy()
+        total, count = torch.zeros(1, dtype=torch.float64), torch.tensor(float(len(self.own)), dtype=torch.float64)
+        with self._still():
+            for batch, _ in self._batches():
+                total = total + self._decode(batch).double().sum(0).cpu()
+        add_up(total, count)
+        mean = (total / count).float().to(self.device)
+        own = (self.measure().free - self.measure(mean).free).sum(1)
+        found = torch.zeros(len(self.rows), dtype=torch.float64)
+        found[np.isin(self.rows, self.own[known[self.own]])] = torch.from_numpy(own)
+        seen = torch.from_numpy(np.isin(self.rows, self.own[known[self.own]])).double()
+        add_up(found, seen)
+        return found[seen > 0].numpy()
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        """Take the middle of each particle's latents, draw no random numbers, keep no gradients."""
+        training = self.latents.training
+        self.latents.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.latents.train(training)
+
+    def _decode(self, batch: ParticleBatch) -> Tensor:
+        x: Tensor = self.reconstruction.conformations(self.latents(batch))
+        return x
 
     def summary(self, add_up: Callable[..., None]) -> dict[str, Any] | None:
         """Return the means over images, of all shells together and of each; None if no image has a pose.
@@ -141,7 +196,7 @@ class HeldOut:
 
     def _batches(self) -> list[tuple[ParticleBatch, Tensor]]:
         """Return the images, whose coefficients are computed once, batch by batch."""
-        parts = np.array_split(self.rows, -(-len(self.rows) // IMAGES_AT_ONCE)) if len(self.rows) else []
+        parts = np.array_split(self.own, -(-len(self.own) // IMAGES_AT_ONCE)) if len(self.own) else []
         if self.latents.sees_images or not self._coefficients:
             batches = [batch.to(self.device) for batch in prefetch(self.stack, parts)]
         else:
@@ -150,11 +205,11 @@ class HeldOut:
             self._coefficients = [_of_images(batch) for batch in batches]
         return list(zip(batches, self._coefficients, strict=True))
 
-    def _compare(self, batch: ParticleBatch, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gain of each image and shell, (b, shells), from coefficients seen and from those that were not."""
+    def _compare(self, x: Tensor, batch: ParticleBatch, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what x (b, n, 3) gains in each shell, (b, shells), from coefficients seen and from the rest."""
         reconstruction, box = self.reconstruction, self.stack.box
         likelihood = reconstruction.likelihood
-        beads = reconstruction.beads(reconstruction.conformations(self.latents(batch)))
+        beads = reconstruction.beads(x)
         points = project(beads.positions, *reconstruction.poses.best(batch))
         model = projection_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box)
         transfer, seen = likelihood.transfer(batch, box), self.selection.of(batch.index)

@@ -9,6 +9,7 @@ from cryomorph.particles.batch import ParticleBatch
 from cryomorph.poses.base import PoseMeasure, PoseSource
 from cryomorph.priors.base import Prior
 from cryomorph.structure.beads import BeadModel, Beads
+from cryomorph.structure.scatterers import Scatterers
 
 
 class Reconstruction(nn.Module):
@@ -21,12 +22,19 @@ class Reconstruction(nn.Module):
     strength
         S: how much the geometric priors count against the misfit, whose unit is the nat. Paper A states its λ for
         images in a unit of its own.
+
+    Attributes
+    ----------
+    strength : Tensor ()
+        S, which training may change.
     """
+
+    strength: Tensor
 
     def __init__(
         self,
         conformations: ConformationModel,
-        beads: BeadModel,
+        beads: BeadModel | Scatterers,
         poses: PoseSource,
         likelihood: Likelihood,
         priors: list[Prior],
@@ -40,7 +48,7 @@ class Reconstruction(nn.Module):
         active = [prior for prior in priors if prior.settings.weight > 0]
         self.priors = nn.ModuleList(active)
         self.prior_weights = [prior.settings.weight for prior in active]
-        self.strength = strength
+        self.register_buffer("strength", torch.tensor(float(strength), dtype=torch.float64))
 
     def forward(self, z: Tensor, batch: ParticleBatch) -> dict[str, Tensor]:
         """Return the terms of the objective, each of shape (b,): `misfit` and `geometry`.
@@ -73,7 +81,7 @@ class Reconstruction(nn.Module):
         total = x.new_zeros(len(x))
         for weight, prior in zip(self.prior_weights, self.priors, strict=True):
             total = total + weight * prior(x)
-        return self.strength * total
+        return self.strength.to(total.dtype) * total
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the weights that all particles share: those of everything but the poses."""

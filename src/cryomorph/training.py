@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor
 
+from cryomorph.amplitudes import AmplitudeFit
+from cryomorph.branches import Branch
 from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
+from cryomorph.contrast import moments as scale_moments
+from cryomorph.contrast import spread as scale_spread
 from cryomorph.errors import InputError
 from cryomorph.gain import first_gain
 from cryomorph.held_out import HeldOut
@@ -23,6 +28,7 @@ from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings, learning_rate_factor
 from cryomorph.search.joint import JointSearch
+from cryomorph.trials import StrengthTrials, choose
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +61,10 @@ class Trainer:
         Of poses that are not known.
     held_out
         Tells after each epoch how well coefficients are explained that were kept out of the fit.
+    amplitudes
+        Looks for density about the molecule, and for faint residues, where shells are calibrated.
+    trials
+        Choose the strength of the geometric priors while training goes on.
     latent_prior
         Strength of the latents' prior against the misfit.
     mixed
@@ -78,6 +88,8 @@ class Trainer:
         *,
         search: JointSearch | None = None,
         held_out: HeldOut | None = None,
+        amplitudes: AmplitudeFit | None = None,
+        trials: StrengthTrials | None = None,
         latent_prior: float,
         mixed: bool = False,
         frozen: bool = False,
@@ -93,6 +105,8 @@ class Trainer:
         self.calibration = calibration
         self.joint_search = search
         self.held_out = held_out
+        self.amplitudes = amplitudes
+        self.trials = trials
         self.latent_prior = latent_prior
         self.mixed = mixed
         self.seed = seed
@@ -147,12 +161,16 @@ class Trainer:
         asked_for = self.calibration.shells != "none" and (due or self.epoch in self.calibration.epochs)
         if not asked_for or self.epoch == self.settings.epochs:
             return False
-        sums = gather_sums(
+        owned = (self.owned & self.reconstruction.poses.known.cpu()).numpy()
+        if self.amplitudes is not None and self.epoch > 0:
+            found = self.calibration.images, owned, self._sum_over_processes, self.fabric.device, progress
+            self.amplitudes.run(*found)
+        sums, images = gather_sums(
             self.reconstruction,
             self.latents,
             self.stack,
             self.calibration.images,
-            (self.owned & self.reconstruction.poses.known.cpu()).numpy(),
+            owned,
             self.fabric.device,
             progress,
         )
@@ -164,6 +182,11 @@ class Trainer:
         likelihood.cross_sum, likelihood.power_sum = gain_sums(sums, calibration)
         likelihood.update_gain()
         self.use_calibration(calibration)
+        # Before the first epoch, what a template explains worse than conformations will would pass for less contrast.
+        if likelihood.settings.scale_spread == "auto" and self.epoch > 0:
+            moments = scale_moments(images, calibration, likelihood.gain)
+            self._sum_over_processes(moments)
+            likelihood.set_spread(scale_spread(moments).deviation)
         return True
 
     def use_calibration(self, calibration: ShellCalibration) -> None:
@@ -233,6 +256,7 @@ class Trainer:
             metrics |= searched
             if self.calibrate(progress, due=bool(searched)):
                 metrics["calibrated"] = True
+            metrics |= self.try_strengths(progress)
             on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})
             on_checkpoint(self.state())
             saved = time.monotonic()
@@ -244,6 +268,40 @@ class Trainer:
             return {}
         self._free = f", free {explained['free']:.2f}"
         return explained
+
+    def try_strengths(self, progress: Progress) -> dict[str, Any]:
+        """Choose the strength of the geometric priors, if it is time; returns what to say about it."""
+        if self.trials is None or self.epoch not in self.trials.settings.epochs(self.settings.epochs):
+            return {}
+        rows = self.trials.rows(self.epoch)
+        progress.start("prior strength", 3 * len(rows))
+        branch = Branch([self.reconstruction, self.latents], self.optimizers)
+
+        def motion_at(strength: float) -> NDArray[np.float64]:
+            self.reconstruction.strength.fill_(strength)
+            self._seed()
+            self._train_on(rows, progress)
+            motion = self.trials.held_out.motion(self._sum_over_processes)  # type: ignore[union-attr]
+            branch.restore()
+            return motion
+
+        try:
+            choice = choose(float(self.reconstruction.strength), motion_at, self.trials.settings)
+        finally:
+            progress.finish()
+        self._clear_sums()
+        self.reconstruction.likelihood.remarks()
+        self.reconstruction.strength.fill_(choice.chosen)
+        return {"prior_strength": choice.as_dict()}
+
+    def _train_on(self, rows: NDArray[np.int64], progress: Progress) -> None:
+        """Take the steps of a part of an epoch, with these particles."""
+        assert self.trials is not None
+        steps = max(1, round(self.trials.images / (self.settings.batch_size * self.fabric.world_size)))
+        whole = max(steps, len(self._batches()))
+        for batch in prefetch(self.source, np.array_split(rows, steps)):
+            self._step(batch.to(self.fabric.device), whole)
+            progress.advance(len(batch))
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on, the same in all processes.

@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from cryomorph.amplitudes import AmplitudeFit
 from cryomorph.beginning import open_earlier, take_over
 from cryomorph.config import (
     RunConfig,
@@ -27,7 +28,7 @@ from cryomorph.files import atomic_path, read_arrays
 from cryomorph.fitted import FittedRun
 from cryomorph.geometry import superpose_core
 from cryomorph.hardware import make_fabric, mixed_precision
-from cryomorph.held_out import HeldOut
+from cryomorph.held_out import HeldOut, images_each_epoch
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.batch import ParticleBatch
@@ -45,6 +46,8 @@ from cryomorph.structure.model import Template, read_template
 from cryomorph.structure.trajectory import read_ensemble
 from cryomorph.structure.write import write_template
 from cryomorph.training import Trainer
+from cryomorph.trials import StrengthTrials
+from cryomorph.uncertainty import Uncertainty, find_uncertainty
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
             seed=config.seed,
         )
     room = 0.0 if search is None else config.search.room
-    held_out = _keep_out(config, reconstruction, latents, stack, fabric)
+    held_out, trials = _keep_out(config, reconstruction, latents, stack, fabric)
     trainer = Trainer(
         fabric,
         reconstruction,
@@ -126,6 +129,10 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         config.calibration,
         search=search,
         held_out=held_out,
+        amplitudes=None
+        if held_out is None or not config.scattering.active
+        else AmplitudeFit(config.scattering, reconstruction, latents, stack, held_out),
+        trials=trials,
         latent_prior=config.latent_prior,
         mixed=mixed_precision(config.hardware, fabric.device),
         frozen=config.infer_from is not None,
@@ -153,6 +160,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
     if first_process:
         if reconstruction.poses.finds:
             run.save_poses(_all_poses(reconstruction, latents, stack, fabric.device))
+        run.save_posterior(_uncertainty(config, reconstruction, latents, stack, progress))
         run.save_latents(_all_latents(latents, stack, fabric.device))
     fabric.barrier()
     return run
@@ -269,14 +277,19 @@ def _prepared(
 
 def _keep_out(
     config: RunConfig, reconstruction: Reconstruction, latents: Latents, stack: ParticleStack, fabric: Fabric
-) -> HeldOut | None:
+) -> tuple[HeldOut | None, StrengthTrials | None]:
     """Let the fit see a part of each image's coefficients; nothing is kept out where nothing shared is fitted."""
     if config.free.share == 0 or config.infer_from is not None:
-        return None
+        return None, None
     selection = Selection.work(stack.box, config.free, config.seed).to(fabric.device)
     reconstruction.likelihood.selection = latents.selection = selection
     owned = np.arange(len(stack)) % fabric.world_size == fabric.global_rank
-    return HeldOut(reconstruction, latents, stack, selection, config.free, owned, fabric.device)
+    seen = (reconstruction, latents, stack, selection)
+    each_epoch = HeldOut(*seen, images_each_epoch(len(stack), config.free.images), owned, fabric.device)
+    if config.priors.strength != "auto" or not reconstruction.priors:
+        return each_epoch, None
+    deciding = HeldOut(*seen, config.trials.images, owned, fabric.device)
+    return each_epoch, StrengthTrials(deciding, config.trials, owned, config.seed)
 
 
 def _groups(stack: ParticleStack, state: dict[str, Any] | None, earlier: FittedRun | None) -> int:
@@ -310,6 +323,20 @@ def background_radius(template: Template, stack: ParticleStack) -> float:
     """Return how far, in Å, what is not background reaches from the middle of the images."""
     radius = float(np.linalg.norm(template.coordinates, axis=1).max()) + MARGIN
     return min(radius, 0.48 * stack.field_of_view)
+
+
+def _uncertainty(
+    config: RunConfig, reconstruction: Reconstruction, latents: Latents, stack: ParticleStack, progress: Progress | None
+) -> Uncertainty:
+    """Return how sure the conformation of every particle is, given all coefficients of its image."""
+    latents.eval()
+    return find_uncertainty(
+        reconstruction.eval(),
+        stack,
+        lambda batch, observed: latents(batch),
+        latent_prior=config.latent_prior,
+        progress=progress,
+    )
 
 
 def _all_latents(latents: Latents, stack: ParticleStack, device: torch.device) -> NDArray[np.float32]:
