@@ -71,7 +71,7 @@ class ShellSums:
         """Return the sums over no images."""
         return cls(*(torch.zeros(groups, shells, dtype=torch.float64, device=device) for _ in range(4)))
 
-    def add(self, reconstruction: Reconstruction, x: Tensor, batch: ParticleBatch) -> None:
+    def add(self, reconstruction: Reconstruction, x: Tensor, batch: ParticleBatch) -> "ImageSums":
         """Add the images of a batch, compared with their conformations (b, n, 3) at their best poses."""
         if batch.image is None:
             raise ValueError("calibration needs the images of the batch")
@@ -86,8 +86,36 @@ class ShellSums:
             kept = kept * reconstruction.likelihood.selection.of(batch.index)
         self.count.index_add_(0, group, _shell_sums(kept, box) * box**2)
         self.image_power.index_add_(0, group, _shell_sums(kept * image.abs().square(), box))
-        self.cross.index_add_(0, group, _shell_sums(kept * (image.conj() * model).real, box))
-        self.model_power.index_add_(0, group, _shell_sums(kept * model.abs().square(), box))
+        cross = _shell_sums(kept * (image.conj() * model).real, box)
+        model_power = _shell_sums(kept * model.abs().square(), box)
+        self.cross.index_add_(0, group, cross)
+        self.model_power.index_add_(0, group, model_power)
+        return ImageSums(group, cross, model_power)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSums:
+    """What single images add to the sums over coefficients of a shell.
+
+    Attributes
+    ----------
+    group : Tensor (m,)
+        Their optics groups.
+    cross, model_power : Tensor (m, shells)
+        As in `ShellSums`.
+    """
+
+    group: Tensor
+    cross: Tensor
+    model_power: Tensor
+
+    @classmethod
+    def together(cls, parts: "list[ImageSums]", shells: int, device: torch.device) -> "ImageSums":
+        """Join the images of some parts, of which there may be none."""
+        none = torch.zeros(0, shells, dtype=torch.float64, device=device)
+        empty = cls(torch.zeros(0, dtype=torch.int64, device=device), none, none)
+        joined = (torch.cat(list(part)) for part in zip(*(vars(p).values() for p in (empty, *parts)), strict=True))
+        return cls(*joined)
 
 
 def _shell_sums(values: Tensor, box: int) -> Tensor:
@@ -105,7 +133,7 @@ def gather_sums(
     owned: NDArray[np.bool_],
     device: torch.device,
     progress: Progress | None = None,
-) -> ShellSums:
+) -> tuple[ShellSums, ImageSums]:
     """Compare images of a stack with the conformations that their latents stand for now.
 
     Parameters
@@ -128,6 +156,7 @@ def gather_sums(
     groups = len(reconstruction.likelihood.gain)
     sums = ShellSums.zeros(groups, band(stack.box) + 1, device)
     parts = np.array_split(rows, -(-len(rows) // IMAGES_AT_ONCE)) if len(rows) else []
+    seen: list[ImageSums] = []
     progress = progress or Silent()
     progress.start("calibration", len(rows))
     training = latents.training
@@ -136,12 +165,12 @@ def gather_sums(
         with torch.no_grad():
             for batch in prefetch(stack, parts):
                 moved = batch.to(device)
-                sums.add(reconstruction, reconstruction.conformations(latents(moved)), moved)
+                seen.append(sums.add(reconstruction, reconstruction.conformations(latents(moved)), moved))
                 progress.advance(len(batch))
     finally:
         latents.train(training)
         progress.finish()
-    return sums
+    return sums, ImageSums.together(seen, band(stack.box) + 1, device)
 
 
 def calibrate(sums: ShellSums, shells: Shells) -> ShellCalibration:

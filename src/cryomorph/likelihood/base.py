@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -52,8 +52,10 @@ def contrast_transfer(batch: ParticleBatch, box: int) -> Tensor:
 class LikelihoodSettings(Settings):
     """What every likelihood has."""
 
-    scale_spread: float = Field(
-        0.0, ge=0, description="standard deviation of images' scales as a share of their group's gain; 0: all the same"
+    scale_spread: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="standard deviation of images' scales as a share of their group's gain; 0: all the same; auto: "
+        "estimated from the images where shells are calibrated",
     )
 
 
@@ -80,6 +82,8 @@ class Likelihood(nn.Module, ABC):
     ----------
     gain, cross_sum, power_sum : Tensor (groups,)
         The gain, and the sums gathered since it was last updated.
+    spread : Tensor ()
+        Standard deviation of images' scales as a share of the gain.
     calibration : ShellCalibration or None
         None takes noise as white and the contrast transfer as it is. What was prepared with another one is stale.
     selection : Selection or None
@@ -91,12 +95,15 @@ class Likelihood(nn.Module, ABC):
     gain: Tensor
     cross_sum: Tensor
     power_sum: Tensor
+    spread: Tensor
 
     def __init__(self, settings: LikelihoodSettings, groups: int) -> None:
         super().__init__()
         self.settings = settings
         for name, start in (("gain", 1.0), ("cross_sum", 0.0), ("power_sum", 0.0)):
             self.register_buffer(name, torch.full((groups,), start, dtype=torch.float64))
+        known = 0.0 if settings.scale_spread == "auto" else settings.scale_spread
+        self.register_buffer("spread", torch.tensor(known, dtype=torch.float64))
         self.calibration: ShellCalibration | None = None
         self.selection: Selection | None = None
 
@@ -180,7 +187,7 @@ class Likelihood(nn.Module, ABC):
         if self.settings.scale_spread == 0:
             return misfit
         gain = self.gain[batch.optics_group].to(cross.dtype)
-        spread = (self.settings.scale_spread * gain).clamp(min=torch.finfo(cross.dtype).tiny)
+        spread = (self.spread * gain).to(cross.dtype).clamp(min=torch.finfo(cross.dtype).tiny)
         return misfit + 0.5 * ((scale - gain) / spread).square()
 
     def scale(self, cross: Tensor, model_power: Tensor, batch: ParticleBatch) -> Tensor:
@@ -189,7 +196,7 @@ class Likelihood(nn.Module, ABC):
         if self.settings.scale_spread == 0:
             return gain
         # Written so that a gain of 0 leaves no room for a scale.
-        variance = (self.settings.scale_spread * gain).square()
+        variance = (self.spread * gain).to(cross.dtype).square()
         return ((cross * variance + gain) / (model_power * variance + 1)).clamp(min=0.0)
 
     def normalised_misfit(self, cross: Tensor, model_power: Tensor) -> Tensor:
@@ -230,6 +237,10 @@ class Likelihood(nn.Module, ABC):
     def _of_shells(self, values: Tensor, batch: ParticleBatch, box: int) -> Tensor:
         """Spread values of shells (groups, shells) over the coefficients of each image of a batch."""
         return values[batch.optics_group][:, shell_index(box, values.device)]
+
+    def set_spread(self, spread: float) -> None:
+        """Let the scales of images differ from now on, with this standard deviation as a share of the gain."""
+        self.spread.fill_(spread)
 
     def update_gain(self) -> None:
         """Set the gain of each optics group to its least-squares value over the images seen since the last call.

@@ -56,15 +56,19 @@ class BeadModel(nn.Module, ABC):
     ----------
     amplitude, width : Tensor (B,)
         Buffers in float32.
+    residue : Tensor (B,)
+        Which residue each bead belongs to.
     """
 
     amplitude: Tensor
     width: Tensor
+    residue: Tensor
 
     def __init__(self, groups: list[BeadGroup]) -> None:
         super().__init__()
         self.register_buffer("amplitude", torch.tensor([group.amplitude for group in groups], dtype=torch.float32))
         self.register_buffer("width", torch.tensor([group.width for group in groups], dtype=torch.float32))
+        self.register_buffer("residue", torch.tensor([group.residue for group in groups]), persistent=False)
 
     def forward(self, coordinates: Tensor) -> Beads:
         """Place the beads of conformations (b, n, 3) in Å."""

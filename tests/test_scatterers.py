@@ -1,0 +1,192 @@
+"""Amplitudes from images: density about the molecule and faint residues, found where they are and only there."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cryomorph.amplitudes import Slopes, evidence, minimise
+from cryomorph.config import parse_config
+from cryomorph.errors import InputError
+from cryomorph.geometry import random_rotations
+from cryomorph.held_out import Explained
+from cryomorph.likelihood.direct import Direct, DirectSettings
+from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSettings
+from cryomorph.run import RunFolder
+from cryomorph.simulate import Nuisances, SimulationSettings
+from cryomorph.structure.beads import bead_model
+from cryomorph.structure.scatterers import ScatteringSettings, lattice, scatterers
+from cryomorph.workflows import simulate_images, train
+from dense_likelihood import coarse_batch
+from small_runs import assert_same_run, run_settings
+
+
+def alone(*tensors):
+    """One process has nothing to add up."""
+
+
+def test_places_are_about_the_molecule_and_not_in_it(dimer):
+    settings = ScatteringSettings(surroundings=True, reach=18.0, gap=6.0, spacing=5.0)
+    places, spacing = lattice(dimer.coordinates, settings)
+    distance = np.linalg.norm(places[:, None] - dimer.coordinates[None], axis=-1).min(1)
+    assert spacing == 5.0
+    assert (distance > 6).all()
+    assert (distance <= 18).all()
+    # As many as the space between the two surfaces holds, to the lattice's accuracy.
+    points = np.random.default_rng(0).uniform(-50, 50, (20_000, 3))
+    nearest = np.linalg.norm(points[:, None] - dimer.coordinates[None], axis=-1).min(1)
+    volume = ((nearest > 6) & (nearest <= 18)).mean() * 100**3
+    assert len(places) == pytest.approx(volume / 125, rel=0.1)
+
+
+def test_a_lattice_that_is_too_large_becomes_coarser(dimer):
+    places, spacing = lattice(dimer.coordinates, ScatteringSettings(surroundings=True, reach=60.0, spacing=2.0))
+    assert spacing > 2
+    assert 1000 < len(places) <= 2500
+
+
+@pytest.mark.parametrize("kind", ["ca", "residue"])
+def test_before_anything_is_found_beads_are_the_molecules(dimer, kind):
+    molecule = bead_model(dimer, kind)
+    coordinates = torch.from_numpy(dimer.coordinates).float()[None]
+    whole = scatterers(molecule, dimer.coordinates, ScatteringSettings(surroundings=True, occupancy=True))
+    for found, expected in zip(vars(whole(coordinates)).values(), vars(molecule(coordinates)).values(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_what_was_found_scatters(dimer):
+    molecule = bead_model(dimer, "residue")
+    whole = scatterers(molecule, dimer.coordinates, ScatteringSettings(surroundings=True, spacing=7.0))
+    whole.extra[[3, 8]] = torch.tensor([2.0, 5.0])
+    whole.factor[4] = 0.25
+    coordinates = torch.from_numpy(dimer.coordinates).float()[None] + torch.tensor([[[1.0]], [[2.0]]])
+    beads, plain = whole(coordinates), molecule(coordinates)
+    assert torch.equal(beads.positions[:, -2:], whole.places[[3, 8]].expand(2, -1, -1))
+    assert beads.amplitude[-2:].tolist() == [2.0, 5.0]
+    assert beads.width[-2:].tolist() == [3.5, 3.5]
+    ratio = beads.amplitude[:-2] / plain.amplitude
+    assert torch.equal(ratio, torch.where(molecule.residue == 4, 0.25, 1.0))
+    again = scatterers(molecule, dimer.coordinates, ScatteringSettings(surroundings=True, spacing=7.0))
+    again.load_state_dict(whole.state_dict())
+    assert torch.equal(again(coordinates).positions, beads.positions)
+
+
+def test_both_likelihoods_see_the_surroundings_alike(dimer):
+    batch = coarse_batch(32)
+    whole = scatterers(bead_model(dimer, "ca"), dimer.coordinates, ScatteringSettings(surroundings=True, reach=12.0))
+    whole.extra[::20] = 30.0
+    beads = whole(torch.from_numpy(dimer.coordinates).float().expand(len(batch), -1, -1))
+    rotation, shift = batch.rotation.float(), batch.shift.float()
+    direct = Direct(DirectSettings(), 1).terms(beads, rotation, shift, batch)
+    windows = MatchedFilter(MatchedFilterSettings(), 1).terms(beads, rotation, shift, batch)
+    torch.testing.assert_close(windows, direct, rtol=2e-3, atol=0.05, check_dtype=False)
+
+
+def test_curvature_is_the_mean_over_directions():
+    """Against the products of plane waves at frequencies in many directions."""
+    generator = np.random.default_rng(0)
+    power, frequency = torch.tensor([[3.0, 1.0]]), torch.tensor([[0.02, 0.05]])
+    a, b = generator.normal(0, 10, (4, 3)), generator.normal(0, 10, (5, 3))
+    width_a, width_b = np.full(4, 2.0), np.array([1.0, 1.0, 2.0, 3.0, 3.0])
+    direction = random_rotations(40_000, generator)[:, 0]
+    expected = np.zeros((4, 5))
+    for weight, k in zip(power[0].numpy(), frequency[0].numpy(), strict=True):
+        wave_a, wave_b = (np.exp(2j * np.pi * k * direction @ at.T) for at in (a, b))
+        damping = np.exp(-2 * np.pi**2 * k**2 * (width_a[:, None] ** 2 + width_b**2))
+        expected += weight * damping * (wave_a.conj().T @ wave_b).real / len(direction)
+    found = Slopes(torch.zeros(9), power, frequency).curvature(a, b, width_a, width_b)
+    np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+@pytest.mark.parametrize("high", [np.inf, 0.4])
+def test_the_minimum_between_bounds_has_no_way_down(high):
+    generator = np.random.default_rng(1)
+    root = generator.normal(size=(12, 12))
+    curvature, slope = root @ root.T + np.eye(12), 3 * generator.normal(size=12)
+    a = minimise(curvature, slope, np.zeros(12), 0.0, high)
+    gradient = curvature @ a - slope
+    inside = (a > 0) & (a < high)
+    assert np.abs(gradient[inside]).max(initial=0) < 1e-4
+    assert (gradient[a == 0] > -1e-4).all()
+    assert (gradient[a == high] < 1e-4).all()
+    assert (a == 0).any()
+
+
+def test_evidence_is_a_mean_and_its_error():
+    before = Explained(np.zeros((4, 2)), np.zeros((4, 2)))
+    after = SimpleNamespace(free=np.array([[1.0, 0.0], [2.0, 0.0], [1.0, 2.0], [0.0, 4.0]]))
+    mean, error = evidence(after, before, alone)
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    assert (mean, error) == pytest.approx((values.mean(), values.std(ddof=1) / 2))
+    none = Explained(*np.zeros((2, 0, 3)))
+    assert evidence(none, none, alone) == (0.0, float("inf"))
+
+
+def test_amplitudes_that_nothing_could_judge_are_refused(simulated):
+    for changes in ({"free": {"share": 0}}, {"calibration": {"shells": "none"}}):
+        settings = run_settings(simulated, scattering={"surroundings": True}, **changes)
+        with pytest.raises(InputError, match="judge what is found"):
+            parse_config(settings, "test")
+
+
+@pytest.fixture(scope="module")
+def images(simulated, tmp_path_factory):
+    """Images of the bent helices: with a belt, with a faint end, and with neither."""
+    folder = tmp_path_factory.mktemp("nuisances")
+    for name, nuisances in {
+        "plain": Nuisances(),
+        "belt": Nuisances(belt=2.0),
+        "faint": Nuisances(faint="A:17-24", occupancy=0.2),
+    }.items():
+        settings = SimulationSettings(
+            images_per_conformation=100, box=40, pixel_size=2.5, dose=400, defocus=(5000, 9000), nuisances=nuisances
+        )
+        models, template = simulated / "ensemble.pdb", simulated / "straight.pdb"
+        simulate_images(models, folder / name, settings, template=template)
+    return folder
+
+
+def trained(images, out, scattering, **changes):
+    settings = run_settings(
+        images,
+        scattering=scattering,
+        training={"epochs": 5, "batch_size": 8},
+        calibration={"epochs": [0, 3]},
+        **changes,
+    )
+    return train(parse_config(settings, "test"), out)
+
+
+def scattering_of(run):
+    state = RunFolder(run.path).load_checkpoint()["reconstruction"]
+    return state["beads.extra"], state["beads.factor"]
+
+
+def test_a_belt_is_found_where_it_is(images, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = trained(images / "belt", tmp_path / "run", {"surroundings": True})
+    assert "density about the molecule: kept" in caplog.text
+    extra, _ = scattering_of(run)
+    template = cryomorph_template(run)
+    places, _ = lattice(template.coordinates, ScatteringSettings(surroundings=True))
+    belt = np.load(images / "belt" / "truth.npz")["belt"]
+    distance = np.linalg.norm(places[:, None] - belt[None], axis=-1).min(1)
+    amplitude = extra.numpy()
+    assert amplitude[distance < 5].mean() > 5 * amplitude[distance > 10].mean()
+    again = trained(images / "belt", tmp_path / "again", {"surroundings": True})
+    assert_same_run(run.path, again.path)
+
+
+def test_faint_residues_are_found(images, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = trained(images / "faint", tmp_path / "run", {"occupancy": True})
+    assert "occupancy: kept" in caplog.text
+    _, factor = scattering_of(run)
+    assert factor[18:].mean() < 0.7 * factor[:14].mean()
+
+
+def cryomorph_template(run):
+    from cryomorph.structure.model import read_template
+
+    return read_template(RunFolder(run.path).template)
