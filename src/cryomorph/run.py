@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path, read_arrays, write_text
 from cryomorph.particles.found import FoundPoses
+from cryomorph.uncertainty import Uncertainty
 
 RECORDED = ("cryomorph", "torch", "numpy", "numba", "lightning-fabric", "gemmi", "mrcfile")
 
@@ -34,6 +35,7 @@ class RunFolder:
     `checkpoint.pt`         everything needed to go on
     `latents.npy`           latent coordinates (particles, d), when training is complete
     `poses.npz`             pose of each particle, when training is complete, unless poses were known
+    `posterior.npz`         how sure each conformation is, and junk, when training is complete
     `calibration.npz`       noise and signal of each Fourier shell, when they are calibrated
     `calibration.svg`       the same, to look at
     `cache`                 folder of files that are made again when they are missing
@@ -76,6 +78,11 @@ class RunFolder:
     def poses(self) -> Path:
         """Poses that the finished run found."""
         return self.path / "poses.npz"
+
+    @property
+    def posterior(self) -> Path:
+        """How sure the conformations of the finished run are."""
+        return self.path / "posterior.npz"
 
     @property
     def evaluation(self) -> Path:
@@ -231,7 +238,7 @@ class RunFolder:
     def sweep(self) -> None:
         """Remove what a killed process left half-written; before a run is recorded, that is only the record."""
         written = [self.config, self.template, self.metrics, self.checkpoint, self.latents, self.poses]
-        written += [self.calibration, self.calibration_plot]
+        written += [self.posterior, self.calibration, self.calibration_plot]
         for path in (self.particles, *(written if self.exists() else ())):
             for leftover in self.path.glob(f".{path.stem}.*{path.suffix}"):
                 leftover.unlink()
@@ -271,6 +278,25 @@ class RunFolder:
         """Write the latent coordinates (particles, d)."""
         with atomic_path(self.latents) as temporary, temporary.open("wb") as file:
             np.save(file, latents)
+
+    def load_posterior(self) -> Uncertainty:
+        """Return how sure the conformations are.
+
+        Raises
+        ------
+        InputError
+            If the file is missing or damaged.
+        """
+        if not self.posterior.is_file():
+            raise InputError(f"{self.posterior}: not there; run the same train command again to write it")
+        names = [field.name for field in fields(Uncertainty)]
+        arrays = read_arrays(self.posterior, *names)
+        return Uncertainty(**{name: arrays[name].astype(np.float32) for name in names})
+
+    def save_posterior(self, uncertainty: Uncertainty) -> None:
+        """Write how sure the conformations are."""
+        with atomic_path(self.posterior) as temporary:
+            np.savez(temporary, **vars(uncertainty))
 
     def load_poses(self) -> FoundPoses | None:
         """Return the poses that the run found; None if it took those of its particle file as they are.

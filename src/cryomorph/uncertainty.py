@@ -1,0 +1,237 @@
+"""How sure the conformation of every particle is, and whether there is a particle in its image at all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryomorph.conformations.base import ConformationModel
+from cryomorph.fourier import image_coefficients
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.particles.stack import ParticleStack
+from cryomorph.posterior import STEP, WEAKEST_PRIOR, Expansion, Seen, expand, posteriors
+from cryomorph.progress import Progress
+from cryomorph.reconstruction import Reconstruction
+
+SAMPLE = 64
+"""Particles that tell along which directions of latent space images say anything."""
+SAMPLE_AT_ONCE = 8
+LEAST_INFORMATION = 0.05
+"""Of an image about a direction that is looked at, relative to the prior's: less narrows it by 2 % at most."""
+MOST_DIRECTIONS = 8
+"""That are looked at in every image, for the rest the mean over the sample has to do."""
+REFINING = 2
+"""Steps at most: training has left the latents near the most probable ones."""
+ROUNDS, STILL = 1000, 1e-6
+"""Of expectation and maximisation, and the change of the share of junk that ends them."""
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """Directions of latent space, those first about which images say most.
+
+    Attributes
+    ----------
+    basis : Tensor (d, d)
+        Orthonormal columns.
+    information : Tensor (d,)
+        Mean precision that image and geometry give, descending; the prior's own comes on top.
+    count : int
+        How many are looked at in every image.
+    rest : Tensor (n,)
+        Mean square displacement of each residue, in Å², by what is not known of the latents along all others.
+    """
+
+    basis: Tensor
+    information: Tensor
+    count: int
+    rest: Tensor
+
+    @property
+    def followed(self) -> Tensor:
+        """Those that are looked at in every image, shape (d, k)."""
+        return self.basis[:, : self.count]
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """What `posterior.npz` holds of the m particles of a run, whose latents have d coordinates.
+
+    Attributes
+    ----------
+    latents : array (m, d)
+        The most probable ones, given all Fourier coefficients of the image.
+    directions : array (d, k)
+        Orthonormal columns: those about which images say something.
+    covariance : array (m, k, k)
+        Of the latents of each particle along these directions.
+    rest : array (d, d)
+        Covariance along all other directions, the same for all particles.
+    deviation : array (m,)
+        Å by which residues may be off, root mean square over them.
+    residues : array (n,)
+        The same for each residue, root mean square over particles.
+    information : array (m,)
+        Nats that the image says about the latents: half the logarithm of the ratio of the determinants of prior and
+        posterior covariance.
+    explained : array (m,)
+        Nats by which the conformation explains the image better than nothing does.
+    junk : array (m,)
+        Probability that there is nothing but noise in the image.
+    """
+
+    latents: Array
+    directions: Array
+    covariance: Array
+    rest: Array
+    deviation: Array
+    residues: Array
+    information: Array
+    explained: Array
+    junk: Array
+
+    def full(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the covariance of all latents of some particles, shape (b, d, d)."""
+        basis = self.directions.astype(np.float64)
+        return np.asarray(basis @ self.covariance[rows] @ basis.T + self.rest)
+
+
+def find_uncertainty(
+    reconstruction: Reconstruction,
+    stack: ParticleStack,
+    start: Callable[[ParticleBatch, Tensor], Tensor],
+    *,
+    latent_prior: float,
+    progress: Progress | None = None,
+) -> Uncertainty:
+    """Find the posterior of every particle of a stack, about where its latents are after training.
+
+    Parameters
+    ----------
+    reconstruction
+        Trained, in evaluation mode.
+    stack
+        All its particles.
+    start, latent_prior, progress
+        As in `cryomorph.posterior.posteriors`.
+    """
+    prior = max(latent_prior, WEAKEST_PRIOR)
+    directions = informed_directions(reconstruction, stack, start, latent_prior=prior)
+    followed, other = directions.followed, directions.basis[:, directions.count :].double()
+    parts: list[tuple[NDArray[np.float32], ...]] = []
+    evidence, squares = [], torch.zeros_like(directions.rest)
+    found = posteriors(
+        reconstruction,
+        stack,
+        np.arange(len(stack)),
+        start,
+        latent_prior=latent_prior,
+        directions=followed,
+        steps=REFINING,
+        progress=progress,
+        title="uncertainty",
+    )
+    for _, posterior in found:
+        square = posterior.deviation.square() + directions.rest
+        squares += square.sum(0)
+        told = -0.5 * torch.logdet(prior * posterior.inside)
+        arrays = (posterior.mean, posterior.inside, square.mean(1).sqrt(), told, -posterior.misfit)
+        parts.append(tuple(array.float().cpu().numpy() for array in arrays))
+        evidence.append(posterior.evidence.cpu().numpy())
+    latents, covariance, deviation, information, explained = (np.concatenate(part) for part in zip(*parts, strict=True))
+    information_of_rest = directions.information[directions.count :]
+    return Uncertainty(
+        latents=latents,
+        directions=followed.float().cpu().numpy(),
+        covariance=covariance,
+        rest=((other / (prior + information_of_rest)) @ other.T).float().cpu().numpy(),
+        deviation=deviation,
+        residues=(squares / len(stack)).sqrt().float().cpu().numpy(),
+        information=information + float(0.5 * torch.log1p(information_of_rest / prior).sum()),
+        explained=explained,
+        junk=junk_probability(np.concatenate(evidence)).astype(np.float32),
+    )
+
+
+@torch.no_grad()
+def informed_directions(
+    reconstruction: Reconstruction,
+    stack: ParticleStack,
+    start: Callable[[ParticleBatch, Tensor], Tensor],
+    *,
+    latent_prior: float,
+) -> Directions:
+    """Find along which directions of latent space the images say something, from some of the particles.
+
+    Parameters are those of `find_uncertainty`.
+    """
+    device = reconstruction.likelihood.gain.device
+    rows = np.linspace(0, len(stack) - 1, min(SAMPLE, len(stack))).astype(np.int64)
+    expansions = []
+    for part in np.array_split(rows, -(-len(rows) // SAMPLE_AT_ONCE)):
+        batch = stack.batch(part).to(device)
+        assert batch.image is not None
+        observed = image_coefficients(batch.image)
+        z = start(batch, observed)
+        seen = Seen.of(reconstruction, batch, observed, stack.box, None)
+        expansions.append(expand(seen, z, torch.eye(z.shape[1], device=device), latent_prior))
+    curvature = torch.cat([one.curvature for one in expansions]).mean(0)
+    values, vectors = torch.linalg.eigh(curvature)
+    information, basis = (values.flip(0) - latent_prior).clamp(min=0), vectors.flip(1)
+    count = int((information > LEAST_INFORMATION * latent_prior).sum())
+    count = min(max(count, 1), MOST_DIRECTIONS)
+    return Directions(
+        basis=basis.to(expansions[0].z.dtype),
+        information=information,
+        count=count,
+        rest=_moved_by_rest(expansions, basis[:, count:], latent_prior + information[count:]),
+    )
+
+
+def _moved_by_rest(expansions: list[Expansion], rest: Tensor, precision: Tensor) -> Tensor:
+    """Return the mean square displacement (n,) in Å² of residues by directions (d, r) of given precisions (r,)."""
+    scaled = (rest / precision.sqrt()).T
+    squares = torch.cat([(scaled @ one.move.double()).square().sum(1) for one in expansions]).mean(0)
+    return squares.view(-1, 3).sum(1)
+
+
+@torch.no_grad()
+def residue_deviation(model: ConformationModel, z: Tensor, covariance: Tensor) -> Tensor:
+    """Return how far each residue may be off in Å, `sqrt(tr J Σ Jᵀ)`, shape (b, n).
+
+    Parameters
+    ----------
+    model
+        Trained.
+    z, covariance
+        The most probable latents, and their covariance, shapes (b, d) and (b, d, d).
+    """
+    x = model(z)
+    moves = [model(z + STEP * one) - x for one in torch.eye(z.shape[1], dtype=z.dtype, device=z.device)]
+    jacobian = torch.stack(moves, dim=3).double() / STEP
+    return torch.einsum("bncj,bjk,bnck->bn", jacobian, covariance.double(), jacobian).clamp(min=0).sqrt()
+
+
+def junk_probability(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probability that there is nothing but noise in each image, shape (m,).
+
+    Images are a mixture of particles and of noise alone, whose share is the most likely one (expectation and
+    maximisation).
+
+    Parameters
+    ----------
+    evidence
+        Logarithm of how much more probable each image is as one of a particle, in nats, shape (m,).
+    """
+    share = 0.5
+    for _ in range(ROUNDS):
+        junk = 1 / (1 + (1 - share) / share * np.exp(np.clip(evidence, -500, 500)))
+        before, share = share, float(np.clip(junk.mean(), 1e-9, 1 - 1e-9))
+        if abs(share - before) < STILL:
+            break
+    return np.asarray(junk)
