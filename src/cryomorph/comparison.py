@@ -99,12 +99,14 @@ class Half:
     ----------
     fitted
         The run.
+    name
+        For whoever watches.
     device
         Where to compute.
     """
 
-    def __init__(self, fitted: FittedRun, device: torch.device) -> None:
-        self.fitted = fitted
+    def __init__(self, fitted: FittedRun, name: str, device: torch.device) -> None:
+        self.fitted, self.name = fitted, name
         stack = open_particles(fitted.config.particles)
         fitted.run.check_particles(fitted.config.particles.files(), stack.source_index)
         self.stack = stack.with_background_radius(background_radius(fitted.template, stack))
@@ -123,15 +125,21 @@ class Half:
         self.device = device
         self.places = places_among(fitted.latents, fitted.config.seed).to(device)
 
-    def conformations(self, latents: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Decode latents (m, d) into conformations (m, n, 3) whose core lies on the template's, Å."""
+    def decode(self, latents: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Decode latents (m, d) into conformations (m, n, 3) in the frame that the poses refer to, Å."""
         parts = []
         with torch.no_grad():
             for part in np.array_split(latents.astype(np.float32), -(-len(latents) // DECODE_BATCH)):
-                z = torch.from_numpy(part)
-                x = self.reconstruction.conformations(z.to(self.device)).double().cpu().numpy()
-                parts.append(_on_core(x, self.fitted.template.coordinates).astype(np.float32))
+                x = self.reconstruction.conformations(torch.from_numpy(part).to(self.device))
+                parts.append(x.float().cpu().numpy())
         return np.concatenate(parts)
+
+    def conformations(self, latents: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Decode latents (m, d) into conformations (m, n, 3) whose core lies on the template's, Å."""
+        x = self.decode(latents)
+        parts = np.array_split(x, -(-len(x) // DECODE_BATCH))
+        template = self.fitted.template.coordinates
+        return np.concatenate([_on_core(part.astype(np.float64), template).astype(np.float32) for part in parts])
 
     def look_at(
         self,
@@ -187,22 +195,9 @@ def compare(first: FittedRun, second: FittedRun, device: torch.device, progress:
     progress
         Told of images.
     """
-    halves = Half(first, device), Half(second, device)
+    halves = Half(first, "1", device), Half(second, "2", device)
     rows = [spread_over_groups(half.stack.table.optics_group, PARTICLES // 2, 1) for half in halves]
-    selection = Selection.half(halves[0].stack.box, BLOCK, first.config.seed)
-    parts = selection, selection.complement
-    estimates, whole = (
-        [
-            np.concatenate(
-                [
-                    model.look_at(half, row, part, progress, f"{what} {number}")
-                    for half, row in zip(halves, rows, strict=True)
-                ]
-            )
-            for number, (model, part) in enumerate(zip(halves, wanted, strict=True), start=1)
-        ]
-        for what, wanted in (("half of each image, model", parts), ("whole images, model", (None, None)))
-    )
+    estimates = _estimates(halves, rows, progress)
     template = first.template.coordinates
     means = np.stack([half.conformations(half.fitted.latents).mean(0, dtype=np.float64) for half in halves])
     component = common_component(*estimates)
@@ -210,17 +205,48 @@ def compare(first: FittedRun, second: FittedRun, device: torch.device, progress:
     places = np.stack([np.einsum("pri,ri->p", x - x.mean(0), component, dtype=np.float64) / size for x in estimates], 1)
     return Comparison(
         motion=resolved_motion(*estimates),
-        agreement=agreement(*whole),
+        agreement=agreement(*_of_both_models(halves, rows, progress)),
         states=count_states(*places.T),
         component=component * size,
         places=places,
         means=means,
         from_template=float(rmsd(means.mean(0), template)),
         between_halves=float(rmsd(*means)),
-        evidence=tuple(_evidence(half, mean) for half, mean in zip(halves, means, strict=True) if _keeps_out(half)),
+        evidence=tuple(_evidence(half) for half in halves if half.fitted.config.free.share > 0),
         particles=np.concatenate([half.fitted.source_index[row] for half, row in zip(halves, rows, strict=True)]),
         half=np.repeat([1, 2], [len(row) for row in rows]),
     )
+
+
+def _estimates(
+    halves: tuple[Half, Half], rows: list[NDArray[np.int64]], progress: Progress | None
+) -> list[NDArray[np.float32]]:
+    """Return two estimates of all particles' conformations: by either model, from either half of each image."""
+    selection = Selection.half(halves[0].stack.box, BLOCK, halves[0].fitted.config.seed)
+    parts = selection, selection.complement
+    return [
+        np.concatenate(
+            [
+                model.look_at(
+                    particles, some, part, progress, f"model {model.name}, half of each image {particles.name}"
+                )
+                for particles, some in zip(halves, rows, strict=True)
+            ]
+        )
+        for model, part in zip(halves, parts, strict=True)
+    ]
+
+
+def _of_both_models(
+    halves: tuple[Half, Half], rows: list[NDArray[np.int64]], progress: Progress | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what the two models make of whole images: of those they were trained on, what their runs say."""
+    own = [half.conformations(half.fitted.latents[some]) for half, some in zip(halves, rows, strict=True)]
+    cross = [
+        model.look_at(particles, some, None, progress, f"model {model.name}, images {particles.name}")
+        for model, particles, some in zip(halves, halves[::-1], rows[::-1], strict=True)
+    ]
+    return np.concatenate([own[0], cross[0]]), np.concatenate([cross[1], own[1]])
 
 
 class _Superposed(ConformationModel):
@@ -256,16 +282,13 @@ def _on_core(x: Array, template: Array) -> Array:
     return np.asarray(x @ np.swapaxes(rotation, 1, 2) + translation[:, None])
 
 
-def _keeps_out(half: Half) -> bool:
-    return half.fitted.config.free.share > 0
-
-
-def _evidence(half: Half, mean: Array) -> Evidence:
+def _evidence(half: Half) -> Evidence:
     """Compare each particle's conformation and the mean of all with the coefficients that the run never saw."""
     fitted, config = half.fitted, half.fitted.config
     latents = TableLatents(TableLatentsSettings(), fitted.model.latent_blocks(), len(fitted.latents))
     latents.table.weight.data = torch.from_numpy(fitted.latents)
     moving = half.reconstruction.conformations
+    mean = half.decode(fitted.latents).mean(0, dtype=np.float64)
     selection = Selection.work(half.stack.box, config.free, config.seed).to(half.device)
     held_out = HeldOut(
         *(half.reconstruction, latents.to(half.device), half.stack, selection, config.free),
