@@ -16,6 +16,7 @@ from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSett
 from cryomorph.run import RunFolder
 from cryomorph.simulate import Nuisances, SimulationSettings
 from cryomorph.structure.beads import bead_model
+from cryomorph.structure.model import read_template
 from cryomorph.structure.scatterers import ScatteringSettings, lattice, scatterers
 from cryomorph.workflows import simulate_images, train
 from dense_likelihood import coarse_batch
@@ -37,7 +38,7 @@ def test_places_are_about_the_molecule_and_not_in_it(dimer):
     points = np.random.default_rng(0).uniform(-50, 50, (20_000, 3))
     nearest = np.linalg.norm(points[:, None] - dimer.coordinates[None], axis=-1).min(1)
     volume = ((nearest > 6) & (nearest <= 18)).mean() * 100**3
-    assert len(places) == pytest.approx(volume / 125, rel=0.1)
+    assert len(places) == pytest.approx(volume / 125, rel=0.15)
 
 
 def test_a_lattice_that_is_too_large_becomes_coarser(dimer):
@@ -168,7 +169,7 @@ def test_a_belt_is_found_where_it_is(images, tmp_path, caplog):
     run = trained(images / "belt", tmp_path / "run", {"surroundings": True})
     assert "density about the molecule: kept" in caplog.text
     extra, _ = scattering_of(run)
-    template = cryomorph_template(run)
+    template = read_template(RunFolder(run.path).template)
     places, _ = lattice(template.coordinates, ScatteringSettings(surroundings=True))
     belt = np.load(images / "belt" / "truth.npz")["belt"]
     distance = np.linalg.norm(places[:, None] - belt[None], axis=-1).min(1)
@@ -184,9 +185,3 @@ def test_faint_residues_are_found(images, tmp_path, caplog):
     assert "occupancy: kept" in caplog.text
     _, factor = scattering_of(run)
     assert factor[18:].mean() < 0.7 * factor[:14].mean()
-
-
-def cryomorph_template(run):
-    from cryomorph.structure.model import read_template
-
-    return read_template(RunFolder(run.path).template)

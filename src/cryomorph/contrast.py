@@ -1,12 +1,16 @@
 """How much the contrast of images differs within an optics group, by the method of moments."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cryomorph.calibration import ImageSums
-from cryomorph.likelihood.base import ShellCalibration
+from cryomorph.likelihood.base import Likelihood, ShellCalibration
+
+logger = logging.getLogger(__name__)
 
 EVIDENCE = 2.0
 """Standard errors by which a variance must be larger than 0 to count."""
@@ -23,6 +27,32 @@ class Spread:
     def deviation(self) -> float:
         """Standard deviation as a share of the gain; 0 if there is no evidence of one."""
         return self.variance**0.5 if self.variance > EVIDENCE * self.error else 0.0
+
+
+def update_spread(
+    likelihood: Likelihood, images: ImageSums, calibration: ShellCalibration, add_up: Callable[..., None]
+) -> None:
+    """Let the scales of images differ by as much as their sums say, if at all, and say so.
+
+    Parameters
+    ----------
+    likelihood
+        Whose gain is that of the calibration.
+    images
+        Of this process.
+    calibration
+        Noise and signal of shells.
+    add_up
+        Adds tensors up over the processes, in place.
+    """
+    sums = moments(images, calibration, likelihood.gain)
+    add_up(sums)
+    found = spread(sums)
+    likelihood.set_spread(found.deviation)
+    logger.info(
+        "contrast of images: relative variance %.4f ± %.4f, standard deviation taken %.2f",
+        *(found.variance, found.error, found.deviation),
+    )
 
 
 def moments(images: ImageSums, calibration: ShellCalibration, gain: Tensor) -> Tensor:

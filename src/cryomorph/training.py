@@ -14,8 +14,7 @@ from torch import Tensor
 from cryomorph.amplitudes import AmplitudeFit
 from cryomorph.branches import Branch
 from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
-from cryomorph.contrast import moments as scale_moments
-from cryomorph.contrast import spread as scale_spread
+from cryomorph.contrast import update_spread
 from cryomorph.errors import InputError
 from cryomorph.gain import first_gain
 from cryomorph.held_out import HeldOut
@@ -184,9 +183,7 @@ class Trainer:
         self.use_calibration(calibration)
         # Before the first epoch, what a template explains worse than conformations will would pass for less contrast.
         if likelihood.settings.scale_spread == "auto" and self.epoch > 0:
-            moments = scale_moments(images, calibration, likelihood.gain)
-            self._sum_over_processes(moments)
-            likelihood.set_spread(scale_spread(moments).deviation)
+            update_spread(likelihood, images, calibration, self._sum_over_processes)
         return True
 
     def use_calibration(self, calibration: ShellCalibration) -> None:
