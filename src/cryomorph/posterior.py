@@ -6,16 +6,15 @@ curvature of the geometric priors and that of the latents' prior (Laplace's appr
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomorph.fourier import image_coefficients, inside_circle
-from cryomorph.geometry import project
-from cryomorph.likelihood.direct import projection_coefficients
+from cryomorph.expansion import Expansion, Seen, compare, expand, value_at
+from cryomorph.fourier import image_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import prefetch
 from cryomorph.particles.stack import ParticleStack
@@ -25,8 +24,6 @@ from cryomorph.selection import Selection
 
 IMAGES_AT_ONCE = 32
 """Whose changes along all directions are in memory together."""
-STEP = 0.02
-"""Of latents, for derivatives: small beside the prior's width of 1, large beside the rounding of coordinates."""
 STEPS = 6
 ENOUGH = 0.005
 """Nats that a step must promise to be worth taking: latents are then within a tenth of their uncertainty."""
@@ -64,119 +61,6 @@ class Posterior:
     evidence: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What is seen of images in Fourier space, and what would be expected of a conformation, in units of the noise.
-
-    Real and imaginary parts of the c coefficients within the Nyquist circle, divided by the standard deviation of their
-    noise, stand in a row, so that inner products are plain ones.
-
-    Attributes
-    ----------
-    reconstruction
-        Trained.
-    batch
-        The particles.
-    box
-        Pixels along an edge of their images.
-    rotation, shift : Tensor (b, 3, 3), (b, 2)
-        Their poses.
-    inside : Tensor (c,)
-        Numbers of the coefficients.
-    transfer : Tensor (b, c)
-        Signal of each.
-    image : Tensor (b, 2 c)
-    """
-
-    reconstruction: Reconstruction
-    batch: ParticleBatch
-    box: int
-    rotation: Tensor
-    shift: Tensor
-    inside: Tensor
-    transfer: Tensor
-    image: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        reconstruction: Reconstruction,
-        batch: ParticleBatch,
-        observed: Tensor,
-        box: int,
-        selection: Selection | None,
-    ) -> "Seen":
-        """See the coefficients of a batch that are selected, whatever the likelihood was trained on."""
-        likelihood = reconstruction.likelihood
-        inside = inside_circle(box, observed.device).flatten().nonzero()[:, 0]
-
-        def within(plane: Tensor) -> Tensor:
-            return plane.flatten(1).index_select(1, inside)
-
-        root = likelihood.weight(batch, box, every=True).sqrt()
-        root = within(root if selection is None else root * selection.of(batch.index))
-        image = torch.view_as_real(within(observed) * root).flatten(1)
-        transfer = within(likelihood.transfer(batch, box)) * root
-        return cls(reconstruction, batch, box, *reconstruction.poses.best(batch), inside, transfer, image)
-
-    def __getitem__(self, rows: Tensor) -> "Seen":
-        """Return some of the particles."""
-        return replace(
-            self,
-            batch=self.batch[rows],
-            rotation=self.rotation[rows],
-            shift=self.shift[rows],
-            transfer=self.transfer[rows],
-            image=self.image[rows],
-        )
-
-    def expected(self, x: Tensor) -> Tensor:
-        """Return what is expected of conformations (b, n, 3) at gain 1, shape (b, 2 c)."""
-        beads = self.reconstruction.beads(x)
-        points = project(beads.positions, self.rotation, self.shift)
-        model = projection_coefficients(points, beads.amplitude, beads.width, self.batch.pixel_size, self.box)
-        kept = model.flatten(1).index_select(1, self.inside)
-        return torch.view_as_real(kept * self.transfer).flatten(1)
-
-
-@dataclass(frozen=True, eq=False)
-class Expansion:
-    """The objective of b particles about latents z, to second order along k directions, in nats.
-
-    Attributes
-    ----------
-    z : Tensor (b, d)
-    misfit, value : Tensor (b,)
-        Of the image alone; with the geometric priors and that of the latents.
-    gradient : Tensor (b, k)
-    fisher : Tensor (b, k, k)
-        What the image says: its Fisher information.
-    curvature : Tensor (b, k, k)
-        Of all terms, by the rule of Gauss and Newton, so that it is positive.
-    move : Tensor (b, k, 3 n)
-        How residues move with the latents, in Å.
-    """
-
-    z: Tensor
-    misfit: Tensor
-    value: Tensor
-    gradient: Tensor
-    fisher: Tensor
-    curvature: Tensor
-    move: Tensor
-
-    def step(self, damping: Tensor) -> Tensor:
-        """Return the step of Levenberg and Marquardt, shape (b, k), for dampings (b,)."""
-        damped = self.curvature + torch.diag_embed(damping[:, None] * self.curvature.diagonal(dim1=1, dim2=2))
-        solution: Tensor = torch.linalg.solve(damped, self.gradient)
-        return -solution
-
-    def put(self, rows: Tensor, other: "Expansion") -> None:
-        """Take over others for the particles `rows`."""
-        for mine, others in zip(vars(self).values(), vars(other).values(), strict=True):
-            mine[rows] = others
-
-
 @torch.no_grad()
 def find_posterior(
     reconstruction: Reconstruction,
@@ -188,6 +72,7 @@ def find_posterior(
     latent_prior: float,
     selection: Selection | None = None,
     directions: Tensor | None = None,
+    highest: int | None = None,
     steps: int = STEPS,
 ) -> Posterior:
     """Find the most probable latents of each particle by damped Gauss–Newton steps, and the covariance about them.
@@ -212,31 +97,38 @@ def find_posterior(
     directions
         Orthonormal columns (d, k) along which latents are sought. Along all others they stay where they are, and are as
         uncertain as the prior. None: all d.
+    highest
+        Fourier index of the coefficients that count, at most, to save time. None: all within the Nyquist circle.
     steps
-        At most; 0 takes the start as it is.
+        At most; 0 takes the start as it is. The covariance is that at the most probable latents, or, where the last of
+        these steps was needed, before it.
 
     Returns
     -------
     Posterior
         In double precision.
     """
-    seen = Seen.of(reconstruction, batch, observed, box, selection)
+    seen = Seen.of(reconstruction, batch, observed, box, selection, highest)
     prior = max(latent_prior, WEAKEST_PRIOR)
     if directions is None:
         directions = torch.eye(start.shape[1], device=start.device)
     best = expand(seen, start, directions, prior)
     damping = torch.full((len(start),), FIRST_DAMPING, dtype=torch.float64, device=start.device)
-    for _ in range(steps):
+    for number in range(steps):
         step = best.step(damping)
         promised = -0.5 * (best.gradient * step).sum(1)
         rows = torch.nonzero((promised > ENOUGH) & (damping < MOST_DAMPING))[:, 0]
         if not len(rows):
             break
         trial = best.z[rows] + step[rows].to(start.dtype) @ directions.T
-        there = expand(seen[rows], trial, directions, prior)
-        better = there.value < best.value[rows]
+        misfit, value = value_at(seen[rows], trial, prior)
+        better = value < best.value[rows]
         damping[rows] *= torch.where(better, LESS_DAMPING, MORE_DAMPING)
-        best.put(rows[better], Expansion(*(part[better] for part in vars(there).values())))
+        rows, trial = rows[better], trial[better]
+        if number + 1 < steps and len(rows):
+            best.put(rows, expand(seen[rows], trial, directions, prior))
+        else:
+            best.z[rows], best.misfit[rows], best.value[rows] = trial, misfit[better], value[better]
     return _summary(best, directions, prior)
 
 
@@ -249,6 +141,7 @@ def posteriors(
     latent_prior: float,
     selection: Selection | None = None,
     directions: Tensor | None = None,
+    highest: int | None = None,
     steps: int = STEPS,
     progress: Progress | None = None,
     title: str = "posterior",
@@ -265,7 +158,7 @@ def posteriors(
     start
         Returns latents (b, d) to begin at for a batch and its `image_coefficients`: those of a run, or what
         `best_start` finds.
-    latent_prior, selection, directions, steps
+    latent_prior, selection, directions, highest, steps
         As in `find_posterior`.
     progress, title
         Told of every image, under a title.
@@ -291,6 +184,7 @@ def posteriors(
                     latent_prior=latent_prior,
                     selection=selection,
                     directions=directions,
+                    highest=highest,
                     steps=steps,
                 ),
             )
@@ -317,79 +211,8 @@ def best_start(
     with torch.no_grad():
         x = reconstruction.conformations(places)
         cost = reconstruction.geometry(x) + 0.5 * latent_prior * places.square().sum(1)
-        values = [_compare(seen, seen.expected(one.expand(len(batch), -1, -1)))[0] for one in x]
+        values = [compare(seen, seen.expected(one.expand(len(batch), -1, -1)))[0] for one in x]
     return places[(torch.stack(values) + cost[:, None]).argmin(0)]
-
-
-def expand(seen: Seen, z: Tensor, directions: Tensor, latent_prior: float) -> Expansion:
-    """Expand the objective about latents z (b, d) along directions (d, k); derivatives are differences of one step."""
-    reconstruction = seen.reconstruction
-    x = reconstruction.conformations(z)
-    here = seen.expected(x)
-    misfit, scale = _compare(seen, here)
-    geometry, force = _geometry(reconstruction, x)
-    changes, moves, forces = [], [], []
-    for direction in directions.T:
-        there = reconstruction.conformations(z + STEP * direction)
-        changes.append((seen.expected(there) - here) / STEP)
-        moves.append(((there - x) / STEP).flatten(1))
-        forces.append((_geometry(reconstruction, there)[1] - force) / STEP)
-    change, move = torch.stack(changes, dim=1), torch.stack(moves, dim=1)
-    fisher = _fisher(seen, here, change, scale)
-    bending = (move @ torch.stack(forces, dim=2)).double()
-    residual = scale[:, None] * here - seen.image
-    along = (z @ directions).double()
-    gradient = (scale[:, None] * (change @ residual[:, :, None])[..., 0] + (move @ force[:, :, None])[..., 0]).double()
-    return Expansion(
-        z=z.clone(),
-        misfit=misfit.double(),
-        value=misfit.double() + geometry.double() + 0.5 * latent_prior * z.double().square().sum(1),
-        gradient=gradient + latent_prior * along,
-        fisher=fisher,
-        curvature=fisher + _positive(bending) + latent_prior * torch.eye(len(directions.T), device=z.device),
-        move=move,
-    )
-
-
-def _compare(seen: Seen, expected: Tensor) -> tuple[Tensor, Tensor]:
-    """Return misfit and scale of each image, both of shape (b,)."""
-    likelihood = seen.reconstruction.likelihood
-    terms = (seen.image * expected).sum(1), expected.square().sum(1)
-    return likelihood.misfit(*terms, seen.batch), likelihood.scale(*terms, seen.batch)
-
-
-def _fisher(seen: Seen, expected: Tensor, change: Tensor, scale: Tensor) -> Tensor:
-    """Return the Fisher information (b, k, k) of images that change by (b, k, 2 c), in double precision.
-
-    A scale of the image's own is not known either: what it could explain of the changes says nothing.
-    """
-    fisher = scale[:, None, None].square() * (change @ change.transpose(1, 2))
-    likelihood = seen.reconstruction.likelihood
-    if likelihood.settings.scale_spread > 0:
-        gain = likelihood.gain[seen.batch.optics_group].to(expected.dtype)
-        variance = (likelihood.settings.scale_spread * gain).square()
-        like = scale[:, None] * (change @ expected[:, :, None])[..., 0]
-        share = variance / (1 + variance * expected.square().sum(1))
-        fisher = fisher - share[:, None, None] * like[:, :, None] * like[:, None, :]
-    return fisher.double()
-
-
-def _geometry(reconstruction: Reconstruction, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what conformations (b, n, 3) cost in nats, shape (b,), and the gradient of it, shape (b, 3 n)."""
-    with torch.enable_grad():
-        free = x.detach().requires_grad_()
-        cost = reconstruction.geometry(free)
-        if not cost.requires_grad:  # there are no priors
-            return cost, torch.zeros_like(x).flatten(1)
-        (gradient,) = torch.autograd.grad(cost.sum(), free)
-    return cost.detach(), gradient.flatten(1)
-
-
-def _positive(matrix: Tensor) -> Tensor:
-    """Return the nearest symmetric matrices (b, k, k) without negative eigenvalues."""
-    values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.transpose(1, 2)))
-    positive: Tensor = (vectors * values.clamp(min=0)[:, None]) @ vectors.transpose(1, 2)
-    return positive
 
 
 def _summary(best: Expansion, directions: Tensor, latent_prior: float) -> Posterior:
@@ -405,5 +228,5 @@ def _summary(best: Expansion, directions: Tensor, latent_prior: float) -> Poster
         inside=inside,
         deviation=moved.square().sum(1).view(len(moved), -1, 3).sum(2).sqrt(),
         misfit=best.misfit,
-        evidence=widening - best.value,
+        evidence=widening - best.value - best.scales,
     )

@@ -9,22 +9,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomorph.conformations.base import ConformationModel
-from cryomorph.fourier import image_coefficients
+from cryomorph.expansion import STEP, Expansion, Seen, expand
+from cryomorph.fourier import band, image_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.stack import ParticleStack
-from cryomorph.posterior import STEP, WEAKEST_PRIOR, Expansion, Seen, expand, posteriors
+from cryomorph.posterior import WEAKEST_PRIOR, posteriors
 from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 
 SAMPLE = 64
 """Particles that tell along which directions of latent space images say anything."""
 SAMPLE_AT_ONCE = 8
-LEAST_INFORMATION = 0.05
-"""Of an image about a direction that is looked at, relative to the prior's: less narrows it by 2 % at most."""
+LEAST_INFORMATION = 0.5
+"""About a direction that is looked at in every image, relative to the prior's. Of the others, which are hardly narrower
+than the prior, the mean over the sample is taken."""
 MOST_DIRECTIONS = 8
-"""That are looked at in every image, for the rest the mean over the sample has to do."""
-REFINING = 2
+"""That are looked at in every image, so that decoders with very many latents cost no more."""
+REFINING = 1
 """Steps at most: training has left the latents near the most probable ones."""
+BEYOND = 0.01
+"""Share of what images say about the latents that may be at higher frequencies than those that are looked at."""
 ROUNDS, STILL = 1000, 1e-6
 """Of expectation and maximisation, and the change of the share of junk that ends them."""
 
@@ -45,12 +49,15 @@ class Directions:
         How many are looked at in every image.
     rest : Tensor (n,)
         Mean square displacement of each residue, in Å², by what is not known of the latents along all others.
+    highest : int
+        Fourier index beyond which images say hardly more about the latents.
     """
 
     basis: Tensor
     information: Tensor
     count: int
     rest: Tensor
+    highest: int
 
     @property
     def followed(self) -> Tensor:
@@ -132,6 +139,7 @@ def find_uncertainty(
         start,
         latent_prior=latent_prior,
         directions=followed,
+        highest=directions.highest,
         steps=REFINING,
         progress=progress,
         title="uncertainty",
@@ -172,14 +180,16 @@ def informed_directions(
     """
     device = reconstruction.likelihood.gain.device
     rows = np.linspace(0, len(stack) - 1, min(SAMPLE, len(stack))).astype(np.int64)
-    expansions = []
+    expansions, shells = [], torch.zeros(band(stack.box) + 1, dtype=torch.float64, device=device)
     for part in np.array_split(rows, -(-len(rows) // SAMPLE_AT_ONCE)):
         batch = stack.batch(part).to(device)
         assert batch.image is not None
         observed = image_coefficients(batch.image)
         z = start(batch, observed)
-        seen = Seen.of(reconstruction, batch, observed, stack.box, None)
+        seen = Seen.of(reconstruction, batch, observed, stack.box)
         expansions.append(expand(seen, z, torch.eye(z.shape[1], device=device), latent_prior))
+        shells += seen.over_shells(expansions[-1].change.square().sum(1))
+    share = shells.cumsum(0) / shells.sum().clamp(min=torch.finfo(shells.dtype).tiny)
     curvature = torch.cat([one.curvature for one in expansions]).mean(0)
     values, vectors = torch.linalg.eigh(curvature)
     information, basis = (values.flip(0) - latent_prior).clamp(min=0), vectors.flip(1)
@@ -190,6 +200,7 @@ def informed_directions(
         information=information,
         count=count,
         rest=_moved_by_rest(expansions, basis[:, count:], latent_prior + information[count:]),
+        highest=int((share < 1 - BEYOND).sum()),
     )
 
 

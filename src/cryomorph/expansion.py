@@ -1,0 +1,236 @@
+"""The objective of single images to second order, in the latents of their particles."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cryomorph.fourier import band, inside_circle, shell_index
+from cryomorph.geometry import project
+from cryomorph.likelihood.direct import projection_coefficients
+from cryomorph.particles.batch import ParticleBatch
+from cryomorph.reconstruction import Reconstruction
+from cryomorph.selection import Selection
+
+STEP = 0.02
+"""Of latents, for derivatives: small beside the prior's width of 1, large beside the rounding of coordinates."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is seen of images in Fourier space, and what would be expected of a conformation, in units of the noise.
+
+    Real and imaginary parts of c coefficients, those within a circle, divided by the standard deviation of their noise,
+    stand in a row, so that inner products are plain ones. Leaving out what is beyond the circle is the same as larger
+    pixels in a smaller box.
+
+    Attributes
+    ----------
+    reconstruction
+        Trained.
+    batch
+        The particles, with these pixels.
+    box
+        Pixels along an edge of what is left of the images.
+    rotation, shift : Tensor (b, 3, 3), (b, 2)
+        Their poses.
+    inside : Tensor (c,)
+        Numbers of the coefficients.
+    transfer : Tensor (b, c)
+        Signal of each.
+    image : Tensor (b, 2 c)
+    """
+
+    reconstruction: Reconstruction
+    batch: ParticleBatch
+    box: int
+    rotation: Tensor
+    shift: Tensor
+    inside: Tensor
+    transfer: Tensor
+    image: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        reconstruction: Reconstruction,
+        batch: ParticleBatch,
+        observed: Tensor,
+        box: int,
+        selection: Selection | None = None,
+        highest: int | None = None,
+    ) -> "Seen":
+        """See the coefficients of a batch that are selected, whatever the likelihood was trained on.
+
+        Parameters are those of `cryomorph.posterior.find_posterior`.
+        """
+        likelihood, most = reconstruction.likelihood, band(box)
+        kept = most if highest is None else min(highest, most)
+        smaller = 2 * kept + 1
+        inside = inside_circle(smaller, observed.device).flatten().nonzero()[:, 0]
+
+        def within(plane: Tensor) -> Tensor:
+            return plane.flatten(1).index_select(1, inside)
+
+        def middle(plane: Tensor) -> Tensor:
+            return plane[:, most - kept : most + kept + 1, : kept + 1]
+
+        larger = replace(batch, image=None, pixel_size=batch.pixel_size * (box / smaller))
+        root = likelihood.weight(larger, smaller, every=True).sqrt() * (smaller / box)
+        root = within(root if selection is None else root * middle(selection.of(batch.index)))
+        image = torch.view_as_real(within(middle(observed)) * root).flatten(1)
+        # Projections count in pixels, which have become larger.
+        transfer = within(likelihood.transfer(larger, smaller)) * root * (box / smaller) ** 2
+        return cls(reconstruction, larger, smaller, *reconstruction.poses.best(batch), inside, transfer, image)
+
+    def __getitem__(self, rows: Tensor) -> "Seen":
+        """Return some of the particles."""
+        return replace(
+            self,
+            batch=self.batch[rows],
+            rotation=self.rotation[rows],
+            shift=self.shift[rows],
+            transfer=self.transfer[rows],
+            image=self.image[rows],
+        )
+
+    def expected(self, x: Tensor) -> Tensor:
+        """Return what is expected of conformations (b, n, 3) at gain 1, shape (b, 2 c)."""
+        beads = self.reconstruction.beads(x)
+        points = project(beads.positions, self.rotation, self.shift)
+        model = projection_coefficients(points, beads.amplitude, beads.width, self.batch.pixel_size, self.box)
+        kept = model.flatten(1).index_select(1, self.inside)
+        return torch.view_as_real(kept * self.transfer).flatten(1)
+
+    def over_shells(self, values: Tensor) -> Tensor:
+        """Sum values (b, 2 c) of all images over each shell, shape (k + 1,), in double precision."""
+        shell = shell_index(self.box, values.device).flatten()[self.inside].repeat_interleave(2)
+        sums = torch.zeros(band(self.box) + 1, dtype=torch.float64, device=values.device)
+        return sums.index_add_(0, shell, values.sum(0).double())
+
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """The objective of b particles about latents z, to second order along k directions, in nats.
+
+    Attributes
+    ----------
+    z : Tensor (b, d)
+    misfit, value : Tensor (b,)
+        Of the image alone; with the geometric priors and that of the latents.
+    scales : Tensor (b,)
+        By how many nats less probable the image is since its scale might have been another.
+    gradient : Tensor (b, k)
+    fisher : Tensor (b, k, k)
+        What the image says: its Fisher information.
+    curvature : Tensor (b, k, k)
+        Of all terms, by the rule of Gauss and Newton, so that it is positive.
+    move : Tensor (b, k, 3 n)
+        How residues move with the latents, in Å.
+    change : Tensor (b, k, 2 c)
+        How what is expected of the images changes with the latents, at gain 1.
+    """
+
+    z: Tensor
+    misfit: Tensor
+    value: Tensor
+    scales: Tensor
+    gradient: Tensor
+    fisher: Tensor
+    curvature: Tensor
+    move: Tensor
+    change: Tensor
+
+    def step(self, damping: Tensor) -> Tensor:
+        """Return the step of Levenberg and Marquardt, shape (b, k), for dampings (b,)."""
+        damped = self.curvature + torch.diag_embed(damping[:, None] * self.curvature.diagonal(dim1=1, dim2=2))
+        solution: Tensor = torch.linalg.solve(damped, self.gradient)
+        return -solution
+
+    def put(self, rows: Tensor, other: "Expansion") -> None:
+        """Take over others for the particles `rows`."""
+        for mine, others in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine[rows] = others
+
+
+def expand(seen: Seen, z: Tensor, directions: Tensor, latent_prior: float) -> Expansion:
+    """Expand the objective about latents z (b, d) along directions (d, k); derivatives are differences of one step."""
+    reconstruction = seen.reconstruction
+    x = reconstruction.conformations(z)
+    here = seen.expected(x)
+    misfit, scale = compare(seen, here)
+    scales = 0.5 * torch.log1p(_scale_variance(seen, here) * here.square().sum(1))
+    geometry, force = _geometry(reconstruction, x)
+    changes, moves, forces = [], [], []
+    for direction in directions.T:
+        there = reconstruction.conformations(z + STEP * direction)
+        changes.append((seen.expected(there) - here) / STEP)
+        moves.append(((there - x) / STEP).flatten(1))
+        forces.append((_geometry(reconstruction, there)[1] - force) / STEP)
+    change, move = torch.stack(changes, dim=1), torch.stack(moves, dim=1)
+    fisher = _fisher(seen, here, change, scale)
+    bending = (move @ torch.stack(forces, dim=2)).double()
+    residual = scale[:, None] * here - seen.image
+    along = (z @ directions).double()
+    gradient = (scale[:, None] * (change @ residual[:, :, None])[..., 0] + (move @ force[:, :, None])[..., 0]).double()
+    return Expansion(
+        z=z.clone(),
+        misfit=misfit.double(),
+        value=misfit.double() + geometry.double() + 0.5 * latent_prior * z.double().square().sum(1),
+        scales=scales.double(),
+        gradient=gradient + latent_prior * along,
+        fisher=fisher,
+        curvature=fisher + _positive(bending) + latent_prior * torch.eye(len(directions.T), device=z.device),
+        move=move,
+        change=change,
+    )
+
+
+def value_at(seen: Seen, z: Tensor, latent_prior: float) -> tuple[Tensor, Tensor]:
+    """Return misfit and objective at latents z (b, d), both of shape (b,), in double precision."""
+    x = seen.reconstruction.conformations(z)
+    misfit = compare(seen, seen.expected(x))[0].double()
+    return misfit, misfit + seen.reconstruction.geometry(x).double() + 0.5 * latent_prior * z.double().square().sum(1)
+
+
+def compare(seen: Seen, expected: Tensor) -> tuple[Tensor, Tensor]:
+    """Return misfit and scale of each image, both of shape (b,)."""
+    likelihood = seen.reconstruction.likelihood
+    terms = (seen.image * expected).sum(1), expected.square().sum(1)
+    return likelihood.misfit(*terms, seen.batch), likelihood.scale(*terms, seen.batch)
+
+
+def _fisher(seen: Seen, expected: Tensor, change: Tensor, scale: Tensor) -> Tensor:
+    """Return the Fisher information (b, k, k) of images that change by (b, k, 2 c), in double precision.
+
+    A scale of the image's own is not known either: what it could explain of the changes says nothing.
+    """
+    fisher = scale[:, None, None].square() * (change @ change.transpose(1, 2))
+    like = scale[:, None] * (change @ expected[:, :, None])[..., 0]
+    variance = _scale_variance(seen, expected)
+    share = variance / (1 + variance * expected.square().sum(1))
+    return (fisher - share[:, None, None] * like[:, :, None] * like[:, None, :]).double()
+
+
+def _scale_variance(seen: Seen, expected: Tensor) -> Tensor:
+    """Return the variance of each image's scale under its prior, shape (b,): 0 if all have the same."""
+    likelihood = seen.reconstruction.likelihood
+    return (likelihood.spread * likelihood.gain[seen.batch.optics_group]).square().to(expected.dtype)
+
+
+def _geometry(reconstruction: Reconstruction, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what conformations (b, n, 3) cost in nats, shape (b,), and the gradient of it, shape (b, 3 n)."""
+    with torch.enable_grad():
+        free = x.detach().requires_grad_()
+        cost = reconstruction.geometry(free)
+        if not cost.requires_grad:  # there are no priors
+            return cost, torch.zeros_like(x).flatten(1)
+        (gradient,) = torch.autograd.grad(cost.sum(), free)
+    return cost.detach(), gradient.flatten(1)
+
+
+def _positive(matrix: Tensor) -> Tensor:
+    """Return the nearest symmetric matrices (b, k, k) without negative eigenvalues."""
+    values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.transpose(1, 2)))
+    positive: Tensor = (vectors * values.clamp(min=0)[:, None]) @ vectors.transpose(1, 2)
+    return positive
