@@ -77,7 +77,7 @@ def run(test: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "template": {"path": str(folder / "template.cif")},
         "decoder": {"kind": "gnn", "latent_dim": arguments.latent_dim},
         "beads": arguments.beads,
-        "training": {"epochs": arguments.epochs},
+        "training": {"epochs": arguments.epochs, "batch_size": arguments.batch},
         "hardware": {"accelerator": "cpu"},
     }
     started = time.monotonic()
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--box", type=int, default=64, help="pixels")
     parser.add_argument("--pixel-size", type=float, default=3.0, help="Å")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--latent-dim", type=int, default=4)
     parser.add_argument("--beads", default="residue", help="ca, residue or atom")
     parser.add_argument("--json", type=Path, help="write one row a test")

@@ -186,7 +186,7 @@ def comparison(motion, *, noise=0.2, states=1, from_template=0.5, between=0.4, f
     first, second = (true + noise * generator.standard_normal(true.shape) for _ in range(2))
     two = States(2, 2 * motion, 0.3, 0.2, (0.6, 0.4), 500.0)
     return Comparison(
-        motion=resolved_motion(first, second),
+        motion=resolved_motion(first, second, np.full((400, 1), 0.05)),
         agreement=agreement(first, second),
         states=two if states == 2 else States(1, 0.0, motion, 0.2, (1.0,), -5.0),
         component=np.ones((10, 3)),

@@ -19,7 +19,7 @@ from cryomorph.particles.loader import spread_over_groups
 from cryomorph.poses.known import KnownPoses, KnownPosesSettings
 from cryomorph.posterior import best_start, posteriors
 from cryomorph.progress import Progress
-from cryomorph.resolved import Agreement, Motion, agreement, common_component, resolved_motion
+from cryomorph.resolved import Agreement, Motion, agreement, common_component, resolved_motion, views, without
 from cryomorph.selection import Selection
 from cryomorph.states import States, count_states
 from cryomorph.structure.model import Template
@@ -200,11 +200,13 @@ def compare(first: FittedRun, second: FittedRun, device: torch.device, progress:
     estimates = _estimates(halves, rows, progress)
     template = first.template.coordinates
     means = np.stack([half.conformations(half.fitted.latents).mean(0, dtype=np.float64) for half in halves])
-    component = common_component(*estimates)
+    known = _views(halves, rows)
+    displacements = [without(x, known) for x in estimates]
+    component = common_component(*displacements)
     size = np.sqrt(len(template))
-    places = np.stack([np.einsum("pri,ri->p", x - x.mean(0), component, dtype=np.float64) / size for x in estimates], 1)
+    places = np.stack([np.einsum("pri,ri->p", x, component) / size for x in displacements], axis=1)
     return Comparison(
-        motion=resolved_motion(*estimates),
+        motion=resolved_motion(*estimates, known),
         agreement=agreement(*_of_both_models(halves, rows, progress)),
         states=count_states(*places.T),
         component=component * size,
@@ -235,6 +237,14 @@ def _estimates(
         )
         for model, part in zip(halves, parts, strict=True)
     ]
+
+
+def _views(halves: tuple[Half, Half], rows: list[NDArray[np.int64]]) -> Array:
+    """Return functions of the views of all particles, shape (m, k)."""
+    tables = [half.stack.table.take(some) for half, some in zip(halves, rows, strict=True)]
+    rotations = [table.rotation for table in tables if table.rotation is not None]  # with poses, both or none
+    defocus = [(table.defocus_u + table.defocus_v) / 2 for table in tables]
+    return views(np.concatenate(rotations), np.concatenate(defocus))
 
 
 def _of_both_models(
@@ -291,7 +301,7 @@ def _evidence(half: Half) -> Evidence:
     mean = half.decode(fitted.latents).mean(0, dtype=np.float64)
     selection = Selection.work(half.stack.box, config.free, config.seed).to(half.device)
     held_out = HeldOut(
-        *(half.reconstruction, latents.to(half.device), half.stack, selection, config.free),
+        *(half.reconstruction, latents.to(half.device), half.stack, selection, config.free.images),
         np.ones(len(half.stack), dtype=np.bool_),
         half.device,
     )

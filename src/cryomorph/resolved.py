@@ -1,6 +1,8 @@
 """Motion that two estimates of the same particles' conformations have in common, whatever noise each of them has.
 
-If two estimates share neither noise nor model, what they have in common over particles is in the data.
+If two estimates share neither noise nor model, what they have in common over particles is in the data. What depends
+on the view alone is left out of it: a model that is wrong in its details fits images a little otherwise from each side,
+and two models that began with one template err alike. Molecules do not know from where they are looked at.
 """
 
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ RANGE = 2.0
 """Standard errors within which a value lies when its range is stated."""
 LEADING = 0.9
 """Share of the variance that the leading directions of a model's conformations carry."""
+PARTICLES_OF_A_FUNCTION = 10
+"""Particles that there must be for each function of the view that is fitted to them."""
 NEGLIGIBLE = 1e-4
 """Å² of variance or covariance that no data can tell from none: a hundredth of an Å, rounding among it."""
 
@@ -71,7 +75,36 @@ class Motion:
         return np.sqrt(np.maximum(self.residue_covariance, 0.0))
 
 
-def resolved_motion(first: NDArray[np.floating], second: NDArray[np.floating]) -> Motion:
+def views(rotation: Array, defocus: Array) -> Array:
+    """Return smooth functions of the view, orthonormal over particles, the constant among them; shape (m, k).
+
+    Moments of the direction of view of even order, since opposite views tell the same (order 4: spherical harmonics up
+    to that degree), and of the defocus; as many as so many particles can tell from noise.
+
+    Parameters
+    ----------
+    rotation
+        Map frame to image frame, shape (m, 3, 3).
+    defocus
+        Mean of U and V, shape (m,), Å.
+    """
+    count = len(rotation)
+    direction = rotation[:, 2]
+    squares = np.stack([direction[:, i] * direction[:, j] for i in range(3) for j in range(i, 3)], axis=1)
+    fourths = (squares[:, :, None] * squares[:, None]).reshape(count, -1)
+    depth = (defocus - defocus.mean()) / max(defocus.std(), 1.0)
+    families = [np.ones((count, 1)), squares, np.stack([depth, depth**2], axis=1), fourths]
+    basis = np.zeros((count, 0))
+    for family in families:
+        left, size, _ = np.linalg.svd(family - basis @ (basis.T @ family), full_matrices=False)
+        fresh = left[:, size > 1e-6 * np.sqrt(count)]
+        if basis.shape[1] and (basis.shape[1] + fresh.shape[1]) * PARTICLES_OF_A_FUNCTION > count:
+            break
+        basis = np.concatenate([basis, fresh], axis=1)
+    return basis
+
+
+def resolved_motion(first: NDArray[np.floating], second: NDArray[np.floating], known: Array) -> Motion:
     """Return the motion that two estimates agree on.
 
     Parameters
@@ -79,17 +112,20 @@ def resolved_motion(first: NDArray[np.floating], second: NDArray[np.floating]) -
     first, second
         Conformations of the same particles in one frame, each shape (m, n, 3) in Å, m at least 2. What is not motion
         must be independent in the two: the noise, and the model.
+    known
+        What is no motion whoever sees it, such as `views`: orthonormal functions of the particles, shape (m, k).
     """
     count = len(first)
-    a, b = centred(first), centred(second)
+    free = count - known.shape[1]
+    a, b = without(first, known), without(second, known)
     products = np.einsum("pri,pri->pr", a, b)
-    # A particle's leverage on the means is 1/m: the variance of the products is the jackknife's to that order.
-    error = np.sqrt(count) / (count - 1)
+    # A particle's leverage on the fit is small: the variance of the products is the jackknife's to that order.
+    error = np.sqrt(count) / free
     whole = products.mean(1)
-    covariance = float(whole.sum() / (count - 1))
-    spread = np.sqrt(np.square(a).sum() * np.square(b).sum()) / (a.shape[1] * (count - 1))
+    covariance = float(whole.sum() / free)
+    spread = np.sqrt(np.square(a).sum() * np.square(b).sum()) / (a.shape[1] * free)
     return Motion(
-        residue_covariance=products.sum(0) / (count - 1),
+        residue_covariance=products.sum(0) / free,
         residue_error=products.std(0) * error,
         covariance=covariance,
         error=float(whole.std() * error),
@@ -145,9 +181,9 @@ def agreement(first: NDArray[np.floating], second: NDArray[np.floating]) -> Agre
     )
 
 
-def common_component(first: NDArray[np.floating], second: NDArray[np.floating]) -> Array:
-    """Return the direction along which two estimates (m, n, 3) have most in common; unit length, shape (n, 3)."""
-    a, b = (centred(x).reshape(len(x), -1) for x in (first, second))
+def common_component(first: Array, second: Array) -> Array:
+    """Return the direction along which two displacements (m, n, 3) have most in common; unit length, shape (n, 3)."""
+    a, b = (x.reshape(len(x), -1) for x in (first, second))
     basis = np.linalg.qr(np.concatenate([leading_directions(x, 0.99) for x in (a, b)], axis=1))[0]
     cross = (a @ basis).T @ (b @ basis)
     vectors = np.linalg.eigh(cross + cross.T)[1]
@@ -178,6 +214,13 @@ def leading_directions(displacement: Array, share: float) -> Array:
     if particles >= size:
         return vectors[:, :wanted]
     return np.asarray(displacement.T @ vectors[:, :wanted] / np.sqrt(power[:wanted]))
+
+
+def without(coordinates: NDArray[np.floating], known: Array) -> Array:
+    """Return what orthonormal functions (m, k) of the particles do not explain of conformations (m, n, 3), Å."""
+    flat = np.asarray(coordinates, dtype=np.float64).reshape(len(coordinates), -1)
+    flat = flat - flat.mean(0)  # rounding
+    return np.asarray((flat - known @ (known.T @ flat)).reshape(coordinates.shape))
 
 
 def centred(coordinates: NDArray[np.floating]) -> Array:

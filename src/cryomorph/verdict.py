@@ -63,7 +63,7 @@ def _motion(found: Comparison) -> str:
     motion, alike = found.motion, found.agreement
     if not motion.resolved:
         return f"no motion beyond noise: {_short(motion.angstrom)} Å, at most {_short(motion.at_most)} Å"
-    size = f"motion of {_short(motion.angstrom)} ± {_short(motion.angstrom_error)} Å"
+    size = f"motion of {_short(motion.angstrom)} ± {_short(max(motion.angstrom_error, 0.01))} Å"
     shared = "the same in both halves" if alike.correlation > ALIKE else "only partly the same in both halves"
     text = f"{size}, {shared} (correlation {alike.correlation:.2f})"
     if not all(half.motion > CERTAIN * half.motion_error for half in found.evidence):
