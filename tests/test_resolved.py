@@ -108,11 +108,11 @@ def test_what_depends_on_the_view_alone_is_no_motion():
     generator = np.random.default_rng(6)
     rotation, defocus = seen_from_everywhere(generator)
     along = 1 - np.square(rotation[:, 2] @ np.array([0.6, 0.0, 0.8]))
-    error = (along / (along + 0.3) * defocus / 1.5e4)[:, None, None] * generator.standard_normal((RESIDUES, 3))
+    error = (along / (along + 0.5) * defocus / 1.5e4)[:, None, None] * generator.standard_normal((RESIDUES, 3))
     first, second = (error + 0.1 * generator.standard_normal(error.shape) for _ in range(2))
     assert resolved_motion(first, second, constant(1000)).angstrom > 0.3
     found = resolved_motion(first, second, views(rotation, defocus))
-    assert found.angstrom < 0.03
+    assert found.angstrom < 0.05
 
 
 def test_motion_does_not_depend_on_the_view_and_stays():
@@ -134,7 +134,7 @@ def test_functions_of_the_view_leave_no_motion_in_noise():
     assert error.mean() == pytest.approx(covariance.std(), rel=0.2)
 
 
-@pytest.mark.parametrize(("particles", "functions"), [(1000, 17), (100, 8), (50, 1)])
+@pytest.mark.parametrize(("particles", "functions"), [(1000, 22), (100, 8), (50, 1)])
 def test_there_are_as_many_functions_of_the_view_as_particles_tell(particles, functions):
     basis = views(*seen_from_everywhere(np.random.default_rng(9), particles))
     assert basis.shape == (particles, functions)

@@ -93,7 +93,8 @@ def views(rotation: Array, defocus: Array) -> Array:
     squares = np.stack([direction[:, i] * direction[:, j] for i in range(3) for j in range(i, 3)], axis=1)
     fourths = (squares[:, :, None] * squares[:, None]).reshape(count, -1)
     depth = (defocus - defocus.mean()) / max(defocus.std(), 1.0)
-    families = [np.ones((count, 1)), squares, np.stack([depth, depth**2], axis=1), fourths]
+    depths = np.stack([depth, depth**2], axis=1)
+    families = [np.ones((count, 1)), squares, depths, fourths, squares * depth[:, None]]
     basis = np.zeros((count, 0))
     for family in families:
         left, size, _ = np.linalg.svd(family - basis @ (basis.T @ family), full_matrices=False)
