@@ -70,7 +70,12 @@ def test_training_finds_the_contrast_and_keeps_it_in_the_checkpoint(simulated, t
         simulate_images(simulated / "ensemble.pdb", folder, settings, template=simulated / "straight.pdb")
         training = {"epochs": 3, "batch_size": 8}
         run = train(
-            parse_config(run_settings(folder, training=training, likelihood={"scale_spread": "auto"}), "test"),
+            parse_config(
+                run_settings(
+                    folder, training=training, likelihood={"scale_spread": "auto"}, calibration={"epochs": [0, 2]}
+                ),
+                "test",
+            ),
             tmp_path / f"run-{contrast}",
         )
         found[contrast] = float(RunFolder(run.path).load_checkpoint()["reconstruction"]["likelihood.spread"])

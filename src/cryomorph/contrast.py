@@ -12,6 +12,9 @@ from cryomorph.likelihood.base import Likelihood, ShellCalibration
 
 logger = logging.getLogger(__name__)
 
+LOW = 1 / 3
+"""Share of the information that counts, that of the lowest shells: they hardly tell conformations apart, so that one
+that is not found yet does not pass for less contrast."""
 EVIDENCE = 2.0
 """Standard errors by which a variance must be larger than 0 to count."""
 
@@ -72,8 +75,11 @@ def moments(images: ImageSums, calibration: ShellCalibration, gain: Tensor) -> T
         s of each group, shape (groups,).
     """
     signal, noise = calibration.signal[images.group], calibration.noise[images.group]
-    cross = (images.cross * signal / noise).sum(1)
-    power = (images.model_power * signal.square() / noise).sum(1)
+    information = images.model_power * signal.square() / noise
+    low = information.sum(0).cumsum(0) <= LOW * information.sum()
+    low[0] = True
+    cross = (images.cross * signal / noise)[:, low].sum(1)
+    power = information[:, low].sum(1)
     own = gain[images.group]
     excess, weight = (cross - own * power).square() - power, (own * power).square()
     terms = (excess, weight, excess.square(), excess * weight, weight.square())

@@ -181,8 +181,9 @@ class Trainer:
         likelihood.cross_sum, likelihood.power_sum = gain_sums(sums, calibration)
         likelihood.update_gain()
         self.use_calibration(calibration)
-        # Before the first epoch, what a template explains worse than conformations will would pass for less contrast.
-        if likelihood.settings.scale_spread == "auto" and self.epoch > 0:
+        # Not before: as long as conformations are far off, a scale of its own would make up for that in an image.
+        settled = self.epoch >= max(self.calibration.epochs, default=0)
+        if likelihood.settings.scale_spread == "auto" and settled:
             update_spread(likelihood, images, calibration, self._sum_over_processes)
         return True
 
