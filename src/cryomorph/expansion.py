@@ -102,11 +102,17 @@ class Seen:
         kept = model.flatten(1).index_select(1, self.inside)
         return torch.view_as_real(kept * self.transfer).flatten(1)
 
-    def over_shells(self, values: Tensor) -> Tensor:
-        """Sum values (b, 2 c) of all images over each shell, shape (k + 1,), in double precision."""
-        shell = shell_index(self.box, values.device).flatten()[self.inside].repeat_interleave(2)
-        sums = torch.zeros(band(self.box) + 1, dtype=torch.float64, device=values.device)
-        return sums.index_add_(0, shell, values.sum(0).double())
+    def over_shells(self, change: Tensor) -> Tensor:
+        """Return the part of each shell in the inner products of changes (b, k, 2 c), summed over images.
+
+        Returns
+        -------
+        Tensor (shells, k, k)
+            In double precision.
+        """
+        shell = shell_index(self.box, change.device).flatten()[self.inside].repeat_interleave(2)
+        parts = (change[:, :, shell == number] for number in range(band(self.box) + 1))
+        return torch.stack([(part @ part.transpose(1, 2)).double().sum(0) for part in parts])
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,9 @@ from cryomorph.run import RunFolder
 
 logger = logging.getLogger(__name__)
 
+MEASURES = ("deviation", "information", "explained", "junk")
+"""Of `cryomorph.uncertainty.Uncertainty`, written beside exported particles."""
+
 
 def evaluate(folder: Path, truth_file: Path, *, progress: Progress | None = None) -> Evaluation:
     """Compare every particle's conformation with the truth, and write `evaluation.json` into the run folder.
@@ -93,10 +96,13 @@ def export_particles(
     *,
     indices: NDArray[np.int64] | None = None,
     every: int = 1,
+    max_junk: float | None = None,
     original_poses: bool = False,
     overwrite: bool = False,
 ) -> int:
     """Write a selection of the run's particles with every original column, to go on with; returns how many.
+
+    Beside them stands what the run says of each: `MEASURES`, if it was trained by a version that finds them.
 
     Parameters
     ----------
@@ -106,6 +112,8 @@ def export_particles(
         File to write, with the suffix of the original.
     indices
         Rows of the run, from 0; default all, or every `every`-th.
+    max_junk
+        Leave out particles whose probability of being nothing but noise is larger.
     original_poses
         Leave the poses of the original file.
     overwrite
@@ -117,7 +125,11 @@ def export_particles(
     stack = open_particles(fitted.config.particles)
     fitted.run.check_particles(fitted.config.particles.files(), stack.source_index)
     poses = None if original_poses else fitted.found_poses
-    stack.write(path, rows, poses)
+    posterior = fitted.run.load_posterior() if max_junk is not None or fitted.run.posterior.is_file() else None
+    measures = {} if posterior is None else {name: getattr(posterior, name).astype(np.float64) for name in MEASURES}
+    if max_junk is not None:
+        rows = rows[measures["junk"][rows] <= max_junk]
+    stack.write(path, rows, poses, measures)
     logger.info("%s: with the poses %s", path, "of the original file" if poses is None else "that the run found")
     return len(rows)
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomorph.conformations.base import ConformationModel
-from cryomorph.expansion import STEP, Expansion, Seen, expand
-from cryomorph.fourier import band, image_coefficients
+from cryomorph.expansion import STEP, Seen, expand
+from cryomorph.fourier import image_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.stack import ParticleStack
 from cryomorph.posterior import WEAKEST_PRIOR, posteriors
@@ -180,34 +180,40 @@ def informed_directions(
     """
     device = reconstruction.likelihood.gain.device
     rows = np.linspace(0, len(stack) - 1, min(SAMPLE, len(stack))).astype(np.int64)
-    expansions, shells = [], torch.zeros(band(stack.box) + 1, dtype=torch.float64, device=device)
+    curvatures, moves, shells = [], [], []
     for part in np.array_split(rows, -(-len(rows) // SAMPLE_AT_ONCE)):
         batch = stack.batch(part).to(device)
         assert batch.image is not None
         observed = image_coefficients(batch.image)
         z = start(batch, observed)
         seen = Seen.of(reconstruction, batch, observed, stack.box)
-        expansions.append(expand(seen, z, torch.eye(z.shape[1], device=device), latent_prior))
-        shells += seen.over_shells(expansions[-1].change.square().sum(1))
-    share = shells.cumsum(0) / shells.sum().clamp(min=torch.finfo(shells.dtype).tiny)
-    curvature = torch.cat([one.curvature for one in expansions]).mean(0)
-    values, vectors = torch.linalg.eigh(curvature)
+        expansion = expand(seen, z, torch.eye(z.shape[1], device=device), latent_prior)
+        curvatures.append(expansion.curvature)
+        moves.append(expansion.move)
+        shells.append(seen.over_shells(expansion.change))
+    values, vectors = torch.linalg.eigh(torch.cat(curvatures).mean(0))
     information, basis = (values.flip(0) - latent_prior).clamp(min=0), vectors.flip(1)
     count = int((information > LEAST_INFORMATION * latent_prior).sum())
     count = min(max(count, 1), MOST_DIRECTIONS)
     return Directions(
-        basis=basis.to(expansions[0].z.dtype),
+        basis=basis.to(z.dtype),
         information=information,
         count=count,
-        rest=_moved_by_rest(expansions, basis[:, count:], latent_prior + information[count:]),
-        highest=int((share < 1 - BEYOND).sum()),
+        rest=_moved_by_rest(torch.cat(moves), basis[:, count:], latent_prior + information[count:]),
+        highest=_highest(torch.stack(shells).sum(0), basis[:, :count]),
     )
 
 
-def _moved_by_rest(expansions: list[Expansion], rest: Tensor, precision: Tensor) -> Tensor:
+def _highest(shells: Tensor, followed: Tensor) -> int:
+    """Return the shell beyond which images hardly change along directions (d, k), given the parts of all shells."""
+    told = torch.einsum("dk,sde,ek->s", followed, shells, followed).cumsum(0)
+    return int((told < (1 - BEYOND) * told[-1]).sum())
+
+
+def _moved_by_rest(move: Tensor, rest: Tensor, precision: Tensor) -> Tensor:
     """Return the mean square displacement (n,) in Å² of residues by directions (d, r) of given precisions (r,)."""
     scaled = (rest / precision.sqrt()).T
-    squares = torch.cat([(scaled @ one.move.double()).square().sum(1) for one in expansions]).mean(0)
+    squares = (scaled @ move.double()).square().sum(1).mean(0)
     return squares.view(-1, 3).sum(1)
 
 

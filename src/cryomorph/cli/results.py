@@ -34,6 +34,12 @@ def export(
     ] = None,
     indices: IndicesFile = None,
     every: Annotated[int, typer.Option(help="Only every N-th particle.", min=1)] = 1,
+    max_junk: Annotated[
+        float | None,
+        option(
+            "Leave particles out of --particles that are nothing but noise with a larger probability.", min=0, max=1
+        ),
+    ] = None,
     original_poses: Annotated[
         bool, typer.Option("--original-poses", help="Leave the poses of the original file in --particles.")
     ] = False,
@@ -46,6 +52,8 @@ def export(
 
     if conformations is None and particles is None:
         raise InputError("nothing to export: give --conformations OUT.cif or --particles OUT.star")
+    if max_junk is not None and particles is None:
+        raise InputError("--max-junk: chooses among --particles, which are not asked for")
     rows = None if indices is None else read_indices(indices)
     if conformations is not None:
         count = export_conformations(
@@ -54,6 +62,12 @@ def export(
         say(f"{conformations}: {count:,} conformations")
     if particles is not None:
         count = export_particles(
-            run, particles, indices=rows, every=every, original_poses=original_poses, overwrite=overwrite
+            run,
+            particles,
+            indices=rows,
+            every=every,
+            max_junk=max_junk,
+            original_poses=original_poses,
+            overwrite=overwrite,
         )
         say(f"{particles}: {count:,} particles")

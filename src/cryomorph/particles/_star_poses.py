@@ -1,5 +1,7 @@
 """Poses of particles in the columns of star files, read and written in each dialect."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from cryomorph.errors import InputError
@@ -65,6 +67,11 @@ def pose_columns(optics: Optics, pixel_size: Floats, rows: Integers, poses: Foun
             written = -poses.shift / unit[rows, None]
             columns |= {name: _decimals(written[:, axis]) for axis, name in enumerate(names)}
     return columns | {_ENTROPY: _decimals(poses.entropy)}
+
+
+def measure_columns(measures: Mapping[str, Floats]) -> dict[str, list[str]]:
+    """Columns of numbers (k,) of the particles, by names such as `junk`, which becomes `cryomorphJunk`."""
+    return {f"cryomorph{name.title().replace('_', '')}": _decimals(values) for name, values in measures.items()}
 
 
 def _mending(optics: Optics, pixel_size: Floats) -> Floats:

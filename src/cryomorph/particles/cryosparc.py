@@ -119,7 +119,9 @@ class CryosparcOrigin:
     passthrough_digest: str = ""
     pixel_size: float | None = None
 
-    def write(self, path: Path, rows: Integers, poses: FoundPoses | None = None) -> None:
+    def write(
+        self, path: Path, rows: Integers, poses: FoundPoses | None = None, measures: Mapping[str, Floats] | None = None
+    ) -> None:
         """Write some particles with all fields, those of the passthrough file in the same array.
 
         Parameters
@@ -130,6 +132,8 @@ class CryosparcOrigin:
             Of the original file, from 0, shape (k,).
         poses
             Poses of these k particles; fields that the file has not got are added. Default: the file's own.
+        measures
+            Further numbers of these k particles, by names such as `junk`, which becomes `cryomorph/junk`.
 
         Raises
         ------
@@ -143,6 +147,8 @@ class CryosparcOrigin:
         chosen = records[rows]
         if poses is not None:
             chosen = _with_fields(chosen, _pose_fields(_Fields(self.path, chosen), self.pixel_size, poses))
+        further = {f"cryomorph/{name}": values.astype(np.float32) for name, values in (measures or {}).items()}
+        chosen = _with_fields(chosen, further)
         with atomic_path(path) as temporary, temporary.open("wb") as out:
             np.save(out, chosen, allow_pickle=False)
 

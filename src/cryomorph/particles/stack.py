@@ -1,6 +1,6 @@
 """All particles of a data set: metadata in memory, images read when they are asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -231,7 +231,13 @@ class ParticleStack:
             )
         return replace(self, background_radius=float(radius))
 
-    def write(self, path: Path, rows: Integers | None = None, poses: FoundPoses | None = None) -> None:
+    def write(
+        self,
+        path: Path,
+        rows: Integers | None = None,
+        poses: FoundPoses | None = None,
+        measures: Mapping[str, Floats] | None = None,
+    ) -> None:
         """Write particles as rows of the original file, every column as it was there, but for poses that are given.
 
         A star file keeps its other tables and the spelling of every value. A cs file keeps its fields and their types;
@@ -247,6 +253,9 @@ class ParticleStack:
             Of this stack, shape (k,), in the order they are to have; all if not given.
         poses
             Of all m particles of this stack, in its order; those of the file if not given.
+        measures
+            Numbers of all m particles, shape (m,), that are written beside them, by names such as `junk`, which become
+            `cryomorphJunk` or `cryomorph/junk`.
 
         Raises
         ------
@@ -262,7 +271,8 @@ class ParticleStack:
             raise InputError(f"{path}: no particles are selected, so there is nothing to write")
         if poses is not None and len(poses) != len(self):
             raise InputError(f"{path}: there are {len(poses)} poses for {len(self)} particles")
-        self.table.origin.write(path, self.source_index[rows], None if poses is None else poses.take(rows))
+        chosen = {name: values[rows] for name, values in (measures or {}).items()}
+        self.table.origin.write(path, self.source_index[rows], None if poses is None else poses.take(rows), chosen)
 
     def _by_file(self, rows: Integers) -> Iterator[tuple[ImageFile, Integers]]:
         """Places in `rows` file by file, in the order of their frames, some hundreds at a time."""

@@ -23,9 +23,9 @@ from cryomorph.particles._star_document import (
     particle_table,
     pixel_sizes,
 )
-from cryomorph.particles._star_poses import origins, pose_columns, rotations
+from cryomorph.particles._star_poses import measure_columns, origins, pose_columns, rotations
 from cryomorph.particles.found import FoundPoses
-from cryomorph.particles.table import Integers, ParticleTable, check_unchanged, check_units, group_by_values
+from cryomorph.particles.table import Floats, Integers, ParticleTable, check_unchanged, check_units, group_by_values
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,9 @@ class StarOrigin:
     digest: str
     pixel_size: float | None = None
 
-    def write(self, path: Path, rows: Integers, poses: FoundPoses | None = None) -> None:
+    def write(
+        self, path: Path, rows: Integers, poses: FoundPoses | None = None, measures: Mapping[str, Floats] | None = None
+    ) -> None:
         """Write some particles with all their columns, and every other table as it was; values keep their spelling.
 
         Parameters
@@ -94,6 +96,8 @@ class StarOrigin:
             Of the original file, from 0, shape (k,).
         poses
             Poses of these k particles; columns that the file has not got are added. Default: the file's own.
+        measures
+            Further numbers of these k particles, by names such as `junk`, which becomes `cryomorphJunk`.
 
         Raises
         ------
@@ -104,6 +108,7 @@ class StarOrigin:
         check_unchanged(self.path, digest, self.digest)
         particles, tags = particle_table(document, self.path)
         found = {} if poses is None else self._pose_columns(document, rows, poses)
+        found |= {f"_{name}": values for name, values in measure_columns(measures or {}).items()}
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
             for block in document:
                 out.write(f"\ndata_{block.name.strip()}\n\n")

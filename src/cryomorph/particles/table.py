@@ -19,10 +19,13 @@ Integers = NDArray[np.int64]
 class TableOrigin(Protocol):
     """The file that a table came from, able to write some of its rows again."""
 
-    def write(self, path: Path, rows: Integers, poses: FoundPoses | None = None) -> None:
+    def write(
+        self, path: Path, rows: Integers, poses: FoundPoses | None = None, measures: Mapping[str, Floats] | None = None
+    ) -> None:
         """Write the rows of the original file (k, counted from 0, in this order) with every column it had.
 
-        Poses are of these k particles, and take the place of the file's.
+        Poses are of these k particles, and take the place of the file's. Measures are numbers of theirs, each of shape
+        (k,), by names in lower case, that are written beside them.
         """
 
 
