@@ -197,24 +197,27 @@ def compare(first: FittedRun, second: FittedRun, device: torch.device, progress:
     """
     halves = Half(first, "1", device), Half(second, "2", device)
     rows = [spread_over_groups(half.stack.table.optics_group, PARTICLES // 2, 1) for half in halves]
-    estimates = _estimates(halves, rows, progress)
-    template = first.template.coordinates
-    means = np.stack([half.conformations(half.fitted.latents).mean(0, dtype=np.float64) for half in halves])
+    one, two = _estimates(halves, rows, progress)
     known = _views(halves, rows)
-    displacements = [without(x, known) for x in estimates]
+    displacements = without(one, known), without(two, known)
+    own = [half.conformations(half.fitted.latents[some]) for half, some in zip(halves, rows, strict=True)]
+    means = np.stack([x.mean(0, dtype=np.float64) for x in own])
+    template = first.template.coordinates
     component = common_component(*displacements)
     size = np.sqrt(len(template))
     places = np.stack([np.einsum("pri,ri->p", x, component) / size for x in displacements], axis=1)
     return Comparison(
-        motion=resolved_motion(*estimates, known),
-        agreement=agreement(*_of_both_models(halves, rows, progress)),
+        motion=resolved_motion(one, two, known),
+        agreement=agreement(*_of_both_models(halves, rows, own, progress)),
         states=count_states(*places.T),
         component=component * size,
         places=places,
         means=means,
         from_template=float(rmsd(means.mean(0), template)),
         between_halves=float(rmsd(*means)),
-        evidence=tuple(_evidence(half) for half in halves if half.fitted.config.free.share > 0),
+        evidence=tuple(
+            _evidence(half, some) for half, some in zip(halves, rows, strict=True) if half.fitted.config.free.share > 0
+        ),
         particles=np.concatenate([half.fitted.source_index[row] for half, row in zip(halves, rows, strict=True)]),
         half=np.repeat([1, 2], [len(row) for row in rows]),
     )
@@ -248,10 +251,12 @@ def _views(halves: tuple[Half, Half], rows: list[NDArray[np.int64]]) -> Array:
 
 
 def _of_both_models(
-    halves: tuple[Half, Half], rows: list[NDArray[np.int64]], progress: Progress | None
+    halves: tuple[Half, Half],
+    rows: list[NDArray[np.int64]],
+    own: list[NDArray[np.float32]],
+    progress: Progress | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return what the two models make of whole images: of those they were trained on, what their runs say."""
-    own = [half.conformations(half.fitted.latents[some]) for half, some in zip(halves, rows, strict=True)]
+    """Return what the two models make of whole images: of those they were trained on, what their runs say (`own`)."""
     cross = [
         model.look_at(particles, some, None, progress, f"model {model.name}, images {particles.name}")
         for model, particles, some in zip(halves, halves[::-1], rows[::-1], strict=True)
@@ -292,13 +297,13 @@ def _on_core(x: Array, template: Array) -> Array:
     return np.asarray(x @ np.swapaxes(rotation, 1, 2) + translation[:, None])
 
 
-def _evidence(half: Half) -> Evidence:
-    """Compare each particle's conformation and the mean of all with the coefficients that the run never saw."""
+def _evidence(half: Half, rows: NDArray[np.int64]) -> Evidence:
+    """Compare each particle's conformation and the mean of some with the coefficients that the run never saw."""
     fitted, config = half.fitted, half.fitted.config
     latents = TableLatents(TableLatentsSettings(), fitted.model.latent_blocks(), len(fitted.latents))
     latents.table.weight.data = torch.from_numpy(fitted.latents)
     moving = half.reconstruction.conformations
-    mean = half.decode(fitted.latents).mean(0, dtype=np.float64)
+    mean = half.decode(fitted.latents[rows]).mean(0, dtype=np.float64)
     selection = Selection.work(half.stack.box, config.free, config.seed).to(half.device)
     held_out = HeldOut(
         *(half.reconstruction, latents.to(half.device), half.stack, selection, config.free.images),
