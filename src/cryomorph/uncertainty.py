@@ -25,9 +25,9 @@ LEAST_INFORMATION = 0.5
 than the prior, the mean over the sample is taken."""
 MOST_DIRECTIONS = 8
 """That are looked at in every image, so that decoders with very many latents cost no more."""
-REFINING = 1
-"""Steps at most: training has left the latents near the most probable ones."""
-BEYOND = 0.01
+REFINING = 4
+"""Steps at most; training has left the latents of most particles near the most probable ones."""
+BEYOND = 0.03
 """Share of what images say about the latents that may be at higher frequencies than those that are looked at."""
 ROUNDS, STILL = 1000, 1e-6
 """Of expectation and maximisation, and the change of the share of junk that ends them."""

@@ -1,0 +1,161 @@
+"""How often the truth is inside the claimed intervals, and how well junk is told from particles.
+
+Example
+-------
+python benchmarks/uncertainty.py --json rows.json
+python benchmarks/uncertainty.py --run out --truth particles_truth.npz --json rows.json
+
+The first simulates images of a molecule that moves along some of its normal modes, a tenth of them nothing but noise,
+and has a decoder of these very modes find them. The second takes a finished run of `cryomorph train` on images of a
+path of conformations, and looks at where each particle is along the molecule's main motion.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mrcfile
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryomorph.config import parse_config
+from cryomorph.demo import demo_data
+from cryomorph.evaluation import read_truth
+from cryomorph.expansion import STEP
+from cryomorph.fitted import FittedRun
+from cryomorph.simulate.settings import Mixture, Motion, SimulationSettings
+from cryomorph.workflows import simulate_images, train
+
+INTERVALS = {"68": 1.0, "95": 1.96}
+"""Half the width of the central intervals of a normal distribution, in standard deviations: 68.3 and 95.0 %."""
+DEGREE = 5
+"""Of the polynomial that takes estimates to the truth: what all particles have in common is no uncertainty of one."""
+
+Array = NDArray[np.float64]
+
+
+def coverage(error: Array, deviation: Array) -> dict[str, float]:
+    """Return how often errors (Å) are within intervals of claimed standard deviations, and how large both are."""
+    inside = {f"inside_{name}": float((np.abs(error) <= width * deviation).mean()) for name, width in INTERVALS.items()}
+    sizes = {"rms_error": np.sqrt(np.mean(error**2)), "rms_claimed": np.sqrt(np.mean(deviation**2))}
+    return inside | {name: float(value) for name, value in sizes.items()} | {"values": int(error.size)}
+
+
+def modes_in_the_class(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Simulate weights of modes, spoil some images, and find the weights again with the same modes."""
+    model, out = demo_data("adk_open.pdb"), folder / "modes"
+    # Weights of K modes are divided by sqrt(K) as they move residues: this makes 1 Å each.
+    motion = Motion(modes=arguments.modes, mixture=Mixture(means=(0.0,), deviation=float(np.sqrt(arguments.modes))))
+    settings = SimulationSettings(
+        images_per_conformation=arguments.images,
+        motion=motion,
+        box=64,
+        pixel_size=3.0,
+        dose=arguments.dose,
+        seed=arguments.seed,
+    )
+    star = simulate_images(model, out, settings, template=model)
+    junk = np.random.default_rng(arguments.seed).random(arguments.images) < arguments.junk
+    with mrcfile.open(out / "particles.mrcs", "r+") as stack:
+        background = stack.data[:, 0]  # a row without particle
+        for row in np.flatnonzero(junk):
+            noise = np.random.default_rng([arguments.seed, row]).normal(size=stack.data.shape[1:])
+            stack.data[row] = background.mean() + background.std() * noise
+    config = {
+        "particles": {"path": str(star)},
+        "template": {"path": str(out / "template.cif")},
+        "decoder": {"kind": "nma", "modes": arguments.modes, "adapt": False},
+        "latents": {"kind": "table", "start": 0.1},
+        "likelihood": {"kind": "matched_filter", "margin": 25.0},  # Å: four soft modes go far
+        "priors": {"strength": 0},
+        "training": {"epochs": arguments.epochs, "batch_size": 16},
+        "hardware": {"accelerator": "cpu"},
+        "seed": arguments.seed,
+    }
+    run = FittedRun(train(parse_config(config, "benchmark"), folder / "run").path)
+    posterior, truth = run.run.load_posterior(), np.load(out / "truth.npz")
+    weights = truth["mode_weights"][truth["conformation"], 0] / np.sqrt(arguments.modes)
+    weights = weights * _signs(run, weights)
+    deviation = np.sqrt(np.diagonal(posterior.full(np.arange(len(weights))), axis1=1, axis2=2))
+    real = ~junk
+    error = (posterior.latents - weights)[real]
+    rows = [{"case": "weights of modes, Å"} | coverage(error, deviation[real])]
+    rows += [{"case": f"mode {k + 1}, Å"} | coverage(error[:, k], deviation[real, k]) for k in range(arguments.modes)]
+    called = posterior.junk > 0.5
+    return [
+        *rows,
+        {
+            "case": "junk",
+            "junk": int(junk.sum()),
+            "found": int((called & junk).sum()),
+            "particles": int(real.sum()),
+            "taken_for_junk": int((called & real).sum()),
+        },
+    ]
+
+
+def _signs(run: FittedRun, weights: Array) -> Array:
+    """Return for each mode 1 or -1: modes of the simulation may point the other way than those of the decoder."""
+    return np.sign((run.latents * weights).sum(0))
+
+
+def main_motion(folder: Path, truth_file: Path) -> list[dict[str, Any]]:
+    """Compare where particles are along the main motion of the true conformations, in Å of root mean square."""
+    run, truth = FittedRun(folder), read_truth(truth_file)
+    posterior, shown = run.run.load_posterior(), truth.conformation[run.source_index]
+    flat = truth.coordinates.reshape(len(truth.coordinates), -1)
+    mean = flat[shown].mean(0)
+    axis = np.linalg.svd(flat - mean, full_matrices=False)[2][0] / np.sqrt(truth.coordinates.shape[1])
+    found, width = [], []
+    for rows in np.array_split(np.arange(len(shown)), -(-len(shown) // 256)):
+        z = torch.from_numpy(posterior.latents[rows])
+        with torch.no_grad():
+            x = run.model(z)
+            moves = [(run.model(z + STEP * one) - x) / STEP for one in torch.eye(z.shape[1])]
+        slope = np.stack([move.flatten(1).numpy() @ axis for move in moves], axis=1)
+        found.append((x.flatten(1).numpy() - mean) @ axis)
+        width.append(np.sqrt(np.einsum("bj,bjk,bk->b", slope, posterior.full(rows), slope)))
+    place, deviation, true = np.concatenate(found), np.concatenate(width), ((flat - mean) @ axis)[shown]
+    common = np.polynomial.Polynomial.fit(place, true, DEGREE)
+    along = np.abs(common.deriv()(place)) * deviation
+    quarter = np.digitize(true, np.quantile(true, (0.25, 0.5, 0.75)))
+    names = [f"main motion, quarter {number + 1} of the path, Å" for number in range(4)]
+    error = common(place) - true
+    return [
+        {"case": "main motion, Å"} | coverage(error, along),
+        *({"case": name} | coverage(error[quarter == q], along[quarter == q]) for q, name in enumerate(names)),
+        {"case": "main motion, what is common not removed, Å"} | coverage(place - true, deviation),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--modes", type=int, default=4)
+    parser.add_argument("--dose", type=float, default=100.0, help="electrons per Å²")
+    parser.add_argument("--junk", type=float, default=0.1, help="share of images that are noise alone")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", type=Path, help="finished run of a learned decoder, instead of the simulation")
+    parser.add_argument("--truth", type=Path, help="its truth file")
+    parser.add_argument("--json", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.run is not None:
+        rows = main_motion(arguments.run, arguments.truth)
+    else:
+        with TemporaryDirectory() as folder:
+            rows = modes_in_the_class(Path(folder), arguments)
+    for row in rows:
+        print(
+            ", ".join(
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
+            )
+        )
+    arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
