@@ -45,7 +45,6 @@ def halves(folder, epochs=12):
     return train_halves(parse_config(run_settings(folder, **changed), "test"), folder / "run")
 
 
-@pytest.mark.filterwarnings("ignore:One of the clusters is empty")
 def test_noise_shows_neither_motion_nor_molecule(tmp_path):
     simulate_helix(tmp_path, [None])
     with mrcfile.open(tmp_path / "particles.mrcs", "r+") as stack:
