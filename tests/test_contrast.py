@@ -81,3 +81,14 @@ def test_training_finds_the_contrast_and_keeps_it_in_the_checkpoint(simulated, t
         found[contrast] = float(RunFolder(run.path).load_checkpoint()["reconstruction"]["likelihood.spread"])
     assert found[0.0] < 0.15
     assert 0.2 < found[0.33] < 0.5
+
+
+def test_groups_of_different_contrast_have_gains_in_their_ratio(simulated, tmp_path):
+    settings = SimulationSettings(
+        images_per_conformation=60, box=32, pixel_size=3.0, dose=400, nuisances=Nuisances(group_contrast=(1.0, 0.5))
+    )
+    simulate_images(simulated / "ensemble.pdb", tmp_path, settings, template=simulated / "straight.pdb")
+    training = {"epochs": 1, "batch_size": 8}
+    run = train(parse_config(run_settings(tmp_path, training=training), "test"), tmp_path / "run")
+    gain = RunFolder(run.path).load_checkpoint()["reconstruction"]["likelihood.gain"]
+    assert float(gain[1] / gain[0]) == pytest.approx(0.5, abs=0.05)

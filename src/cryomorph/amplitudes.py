@@ -72,7 +72,7 @@ class Slopes:
         widths = np.square(width_a)[:, None] + np.square(width_b)[None]
         power, frequency = self.power.cpu().numpy().ravel(), self.frequency.cpu().numpy().ravel()
         at = np.linspace(0, float(distance.max(initial=0.0)) + 1e-6, DISTANCES)
-        result = np.empty_like(distance)
+        result: Array = np.empty_like(distance)
         for width in np.unique(widths.round(2)):  # few kinds of beads
             damped = power * np.exp(-2 * np.pi**2 * width * frequency**2)
             table = np.sinc(2 * at[:, None] * frequency) @ damped
