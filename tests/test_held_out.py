@@ -111,7 +111,8 @@ def test_the_gain_is_that_of_the_same_images():
 
 def test_the_summary_is_the_mean_over_images():
     comparison = held_out(make_batch(BOX, images=8), make_beads(1))
-    found, measured = comparison.summary(lambda *tensors: None), comparison.measure()
+    (found, free), measured = comparison.summary(lambda *tensors: None), comparison.measure()
+    np.testing.assert_array_equal(free.numpy(), measured.free.sum(1))
     for name, values in (("work", measured.work), ("free", measured.free)):
         assert found[name] == pytest.approx(values.sum(1).mean(), abs=1e-4)
         assert found[f"{name}_shells"] == pytest.approx(values.mean(0).tolist(), rel=1e-3, abs=1e-6)
@@ -122,4 +123,6 @@ def test_there_is_no_summary_without_poses():
     comparison.reconstruction.poses = SimpleNamespace(
         known=torch.zeros(8, dtype=torch.bool), best=lambda batch: (batch.rotation, batch.shift)
     )
-    assert comparison.summary(lambda *tensors: None) is None
+    means, free = comparison.summary(lambda *tensors: None)
+    assert not means
+    assert not len(free)

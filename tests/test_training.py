@@ -151,6 +151,8 @@ def test_metrics_tell_what_happened(finished):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     names = {"epoch", "misfit", "geometry", "latents", "poses", "gain", "learning_rate", "seconds", "images_per_second"}
+    names |= {"work", "free", "work_shells", "free_shells"}
+    assert rows[0].pop("prior_strength")["tried"] == [100.0, 33.33, 300.0]
     for row in rows:
         assert row.keys() == names
         assert row["gain"] > 0
@@ -178,8 +180,9 @@ def test_progress_is_told_of_every_image(simulated, tmp_path):
     training = {"epochs": 2, "batch_size": 10}
     settings = run_settings(simulated, training=training, likelihood="direct", calibration=calibration)
     train(parse_config(settings, "test"), tmp_path / "run", progress=progress)
-    names = ["calibration", "epoch 1/2", "calibration", "epoch 2/2"]
-    assert progress.stretches == [[name, 48, "images", 48, "done"] for name in names]
+    names = ["calibration", "epoch 1/2", "calibration", "prior strength", "epoch 2/2", "uncertainty"]
+    images = [48, 48, 48, 3 * 48, 48, 48]  # a strength so far, a weaker and a stronger one are tried
+    assert progress.stretches == [[name, m, "images", m, "done"] for name, m in zip(names, images, strict=True)]
 
 
 def test_an_objective_that_is_not_finite_stops_the_run(simulated, tmp_path):

@@ -89,7 +89,9 @@ def take_over(trainer: Trainer, config: RunConfig, earlier: FittedRun, progress:
         latents.load_state_dict(state["latents"])
     elif config.infer_from is None:
         rows = torch.arange(len(earlier.latents), device=trainer.fabric.device)
-        latents.place(trainer.latent_optimizer, rows, torch.from_numpy(earlier.latents).to(trainer.fabric.device))
+        latents.place(
+            trainer.optimisation.of_latents, rows, torch.from_numpy(earlier.latents).to(trainer.fabric.device)
+        )
     else:
         _place_where_images_fit(trainer, places_among(earlier.latents, config.seed), progress or Silent())
 
@@ -160,7 +162,7 @@ def _place_where_images_fit(trainer: Trainer, places: Tensor, progress: Progress
     likelihood = reconstruction.likelihood
     z = places.to(device)
     beads = reconstruction.beads(reconstruction.conformations(z))
-    cost = 0.5 * trainer.latent_prior * z.square().sum(1)
+    cost = 0.5 * trainer.optimisation.latent_prior * z.square().sum(1)
     rows = np.flatnonzero(trainer.owned.numpy())
     source = trainer.source  # has a bar of its own
     progress.start("comparing", len(rows))
@@ -173,7 +175,7 @@ def _place_where_images_fit(trainer: Trainer, places: Tensor, progress: Progress
                 one = Beads(positions.expand(len(moved), -1, -1), beads.amplitude, beads.width)
                 misfit[number] = likelihood.misfit(*likelihood.terms(one, rotation, shift, moved), moved)
             best = (misfit + cost[:, None]).argmin(0)
-            trainer.latents.place(trainer.latent_optimizer, moved.index, z[best])
+            trainer.latents.place(trainer.optimisation.of_latents, moved.index, z[best])
             progress.advance(len(batch))
     finally:
         progress.finish()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 import cryomorph.conformations
 import cryomorph.latents
@@ -104,10 +104,21 @@ class TemplateConfig(Settings):
 PAPER_PRIORS = ("centre", "bonds", "log_distance")
 
 
+def _number_or_auto(value: Any) -> float | str:
+    """Take `auto`, or a number of at least 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if value != "auto" and not 0 <= number < float("inf"):
+        raise ValueError(f"expected auto or a number of at least 0, found {value!r}")
+    return "auto" if value == "auto" else number
+
+
 class PriorsConfig(Settings):
     """Geometric priors; by default paper A's, with its weights, times one overall strength."""
 
-    strength: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+    strength: Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
         "auto", description="nats per unit of paper A's weighted sum; auto: chosen by coefficients kept out of the fit"
     )
     terms: dict[str, SerializeAsAny[PriorSettings]] = Field(default_factory=dict, validate_default=True)

@@ -146,19 +146,13 @@ class HeldOut:
         array (images,)
             In nats, as if all coefficients were like these; images of all processes that have a pose.
         """
-        known = self.reconstruction.poses.known.cpu().numpy()
         total, count = torch.zeros(1, dtype=torch.float64), torch.tensor(float(len(self.own)), dtype=torch.float64)
         with self._still():
             for batch, _ in self._batches():
                 total = total + self._decode(batch).double().sum(0).cpu()
         add_up(total, count)
         mean = (total / count).float().to(self.device)
-        own = (self.measure().free - self.measure(mean).free).sum(1)
-        found = torch.zeros(len(self.rows), dtype=torch.float64)
-        found[np.isin(self.rows, self.own[known[self.own]])] = torch.from_numpy(own)
-        seen = torch.from_numpy(np.isin(self.rows, self.own[known[self.own]])).double()
-        add_up(found, seen)
-        return found[seen > 0].numpy()
+        return self._of_all((self.measure().free - self.measure(mean).free).sum(1), add_up).numpy()
 
     @contextmanager
     def _still(self) -> Iterator[None]:
@@ -175,24 +169,41 @@ class HeldOut:
         x: Tensor = self.reconstruction.conformations(self.latents(batch))
         return x
 
-    def summary(self, add_up: Callable[..., None]) -> dict[str, Any] | None:
-        """Return the means over images, of all shells together and of each; None if no image has a pose.
+    def summary(self, add_up: Callable[..., None]) -> tuple[dict[str, Any], Tensor]:
+        """Return what is explained on average, of all shells together and of each, and how much of each image.
 
         Parameters
         ----------
         add_up
             Adds tensors up over the processes, in place.
+
+        Returns
+        -------
+        means : dict
+            Of the nats of `Explained`; empty if no image has a pose.
+        free : Tensor (images,)
+            Nats of free coefficients of all images that have a pose.
         """
         explained = self.measure()
-        count = torch.tensor(float(len(explained.free)), dtype=torch.float64)
         sums = {name: torch.from_numpy(part.sum(0)) for name, part in vars(explained).items()}
-        add_up(count, *sums.values())
-        if not count:
-            return None
-        means = {name: (part / count).tolist() for name, part in sums.items()}
+        add_up(*sums.values())
+        free = self._of_all(explained.free.sum(1), add_up)
+        if not len(free):
+            return {}, free
+        means = {name: (part / len(free)).tolist() for name, part in sums.items()}
         totals = {name: round(sum(values), DIGITS) for name, values in means.items()}
         shells = {name: [float(f"{value:.{DIGITS - 1}g}") for value in values] for name, values in means.items()}
-        return totals | {f"{name}_shells": values for name, values in shells.items()}
+        return totals | {f"{name}_shells": values for name, values in shells.items()}, free
+
+    def _of_all(self, values: Array, add_up: Callable[..., None]) -> Tensor:
+        """Return values of own images that have a pose together with those of all processes, shape (images,)."""
+        known = self.reconstruction.poses.known.cpu().numpy()
+        mine = torch.from_numpy(np.isin(self.rows, self.own[known[self.own]]))
+        found, seen = torch.zeros(2, len(self.rows), dtype=torch.float64)
+        found[mine], seen[mine] = torch.from_numpy(values), 1.0
+        add_up(found, seen)
+        every: Tensor = found[seen > 0]
+        return every
 
     def _batches(self) -> list[tuple[ParticleBatch, Tensor]]:
         """Return the images, whose coefficients are computed once, batch by batch."""

@@ -18,6 +18,9 @@ class TrainingSettings(Settings):
     )
     warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the learning rates rise from zero")
     final_learning_rate: float = Field(0.01, ge=0, le=1, description="share of the learning rates left at the end")
+    patience: int = Field(
+        5, ge=0, description="epochs in a row that may explain free coefficients worse before training ends; 0: any"
+    )
     checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint at least so often, besides every epoch's")
 
 

@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cryomorph.amplitudes import AmplitudeFit
 from cryomorph.branches import Branch
 from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
 from cryomorph.contrast import update_spread
-from cryomorph.errors import InputError
 from cryomorph.gain import first_gain
 from cryomorph.held_out import HeldOut
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
+from cryomorph.optimisation import Optimisation
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import epoch_batches, in_order, prefetch
 from cryomorph.particles.stack import BatchSource, ParticleStack
@@ -27,11 +26,11 @@ from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings, learning_rate_factor
 from cryomorph.search.joint import JointSearch
+from cryomorph.stopping import BestEpoch
 from cryomorph.trials import StrengthTrials, choose
 
 logger = logging.getLogger(__name__)
 
-TERMS = ("misfit", "geometry", "latents", "poses")
 LOOK_EVERY = 10
 """Batches between looks at the running sums."""
 
@@ -95,8 +94,6 @@ class Trainer:
         seed: int,
     ) -> None:
         self.fabric = fabric
-        self.reconstruction = reconstruction.to(fabric.device)
-        self.latents = latents.to(fabric.device)
         self.stack = stack
         self.prepare = prepare
         self.on_calibration = on_calibration
@@ -106,25 +103,19 @@ class Trainer:
         self.held_out = held_out
         self.amplitudes = amplitudes
         self.trials = trials
-        self.latent_prior = latent_prior
-        self.mixed = mixed
         self.seed = seed
         self.frozen = frozen
-        if frozen:
-            for weight in (*reconstruction.shared_parameters(), *latents.shared_parameters()):
-                weight.requires_grad_(False)
-        network = [weight for weight in reconstruction.shared_parameters() if weight.requires_grad]
-        self.shared = [weight for weight in (*network, *latents.shared_parameters()) if weight.requires_grad]
-        # A decoder may have no weights.
-        self.optimizer = torch.optim.Adam(network, lr=settings.learning_rate, fused=True) if network else None
-        self.latent_optimizer = latents.optimizer(settings.latent_learning_rate, settings.learning_rate)
-        self.pose_optimizer = reconstruction.poses.optimizer()
-        optimizers = (self.optimizer, self.latent_optimizer, self.pose_optimizer)
-        self.optimizers = [optimizer for optimizer in optimizers if optimizer is not None]
         self.owned = torch.arange(len(stack)) % fabric.world_size == fabric.global_rank
+        self.optimisation = Optimisation(
+            *(fabric, reconstruction, latents, settings, self.owned),
+            latent_prior=latent_prior,
+            mixed=mixed,
+            frozen=frozen,
+        )
+        self.reconstruction, self.latents = self.optimisation.reconstruction, self.optimisation.latents
+        self.best = BestEpoch(settings.patience)
         self.epoch = 0
         self.batches_done = 0
-        self.sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=fabric.device)
         self._remark = self._free = ""
         self._source: BatchSource | None = None
 
@@ -146,10 +137,10 @@ class Trainer:
         """Search poses and conformations of all particles, if it is time; returns what to say about it."""
         if self.joint_search is None or not self.joint_search.due(self.epoch) or self.epoch == self.settings.epochs:
             return {}
-        assert self.pose_optimizer is not None
-        self._gather_rows()
+        assert self.optimisation.of_poses is not None
+        self.optimisation.gather_rows()
         mine = np.flatnonzero(self.owned.numpy())
-        optimizers = (self.pose_optimizer, self.latent_optimizer)
+        optimizers = (self.optimisation.of_poses, self.optimisation.of_latents)
         return {"new_poses": self.joint_search.run(self.epoch, self.source, mine, *optimizers, progress)}
 
     def calibrate(self, progress: Progress | None = None, *, due: bool = False) -> bool:
@@ -162,7 +153,7 @@ class Trainer:
             return False
         owned = (self.owned & self.reconstruction.poses.known.cpu()).numpy()
         if self.amplitudes is not None and self.epoch > 0:
-            found = self.calibration.images, owned, self._sum_over_processes, self.fabric.device, progress
+            found = self.calibration.images, owned, self.optimisation.add_up, self.fabric.device, progress
             self.amplitudes.run(*found)
         sums, images = gather_sums(
             self.reconstruction,
@@ -173,7 +164,7 @@ class Trainer:
             self.fabric.device,
             progress,
         )
-        self._sum_over_processes(sums.count, sums.image_power, sums.cross, sums.model_power)
+        self.optimisation.add_up(sums.count, sums.image_power, sums.cross, sums.model_power)
         if not sums.count.any():  # no pose is known yet
             return False
         calibration = calibrate(sums, self.calibration.shells)
@@ -184,13 +175,14 @@ class Trainer:
         # Not before: as long as conformations are far off, a scale of its own would make up for that in an image.
         settled = self.epoch >= max(self.calibration.epochs, default=0)
         if likelihood.settings.scale_spread == "auto" and settled:
-            update_spread(likelihood, images, calibration, self._sum_over_processes)
+            update_spread(likelihood, images, calibration, self.optimisation.add_up)
         return True
 
     def use_calibration(self, calibration: ShellCalibration) -> None:
         """Take this calibration from now on. Batches are prepared anew when they are next asked for."""
         self.reconstruction.likelihood.calibration = calibration.to(self.fabric.device)
         self._source = None
+        self.best.forget()  # nats have another meaning now
         self.on_calibration(calibration)
 
     def estimate_gain(self) -> None:
@@ -201,7 +193,7 @@ class Trainer:
             self.source,
             self.stack,
             lambda rows: rows[self.fabric.global_rank :: self.fabric.world_size],
-            self._sum_over_processes,
+            self.optimisation.add_up,
             batch_size=self.settings.batch_size,
             device=self.fabric.device,
         )
@@ -240,14 +232,16 @@ class Trainer:
             progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", sum(map(len, fresh)))
             try:
                 for batch in prefetch(source, fresh):
-                    self._step(batch.to(self.fabric.device), len(batches))
+                    self._step(batch, len(batches))
                     progress.advance(len(batch), self._note())
                     if self._time_to_save(saved):
                         on_checkpoint(self.state())
                         saved = time.monotonic()
             finally:
                 progress.finish()
-            metrics = self._end_of_epoch() | self.explained()
+            metrics = self._end_of_epoch()
+            explained, over = self.explained()
+            metrics |= explained
             seconds = time.monotonic() - started
             rate = sum(map(len, fresh)) * self.fabric.world_size / seconds
             searched = self.search(progress)
@@ -256,16 +250,24 @@ class Trainer:
                 metrics["calibrated"] = True
             metrics |= self.try_strengths(progress)
             on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})
+            if over:
+                self.epoch = self.settings.epochs
+            if self.epoch == self.settings.epochs:
+                self.best.restore([self.reconstruction, self.latents])
             on_checkpoint(self.state())
             saved = time.monotonic()
 
-    def explained(self) -> dict[str, Any]:
-        """Return how well the images are explained, as far as the fit saw them and beyond, if that is asked for."""
-        explained = None if self.held_out is None else self.held_out.summary(self._sum_over_processes)
-        if explained is None:
-            return {}
-        self._free = f", free {explained['free']:.2f}"
-        return explained
+    def explained(self) -> tuple[dict[str, Any], bool]:
+        """Return how well the images are explained, as far as the fit saw them and beyond, and whether to end there."""
+        if self.held_out is None:
+            return {}, False
+        summary, free = self.held_out.summary(self.optimisation.add_up)
+        if self.fabric.world_size > 1:
+            self.optimisation.gather_rows()
+        over = self.best.see(self.epoch, free, [self.reconstruction, self.latents])
+        if summary:
+            self._free = f", free {summary['free']:.2f}"
+        return summary, over
 
     def try_strengths(self, progress: Progress) -> dict[str, Any]:
         """Choose the strength of the geometric priors, if it is time; returns what to say about it."""
@@ -273,13 +275,14 @@ class Trainer:
             return {}
         rows = self.trials.rows(self.epoch)
         progress.start("prior strength", 3 * len(rows))
-        branch = Branch([self.reconstruction, self.latents], self.optimizers)
+        branch = Branch([self.reconstruction, self.latents], self.optimisation.optimizers)
 
         def motion_at(strength: float) -> NDArray[np.float64]:
             self.reconstruction.strength.fill_(strength)
+            self._begin_epoch()
             self._seed()
             self._train_on(rows, progress)
-            motion = self.trials.held_out.motion(self._sum_over_processes)  # type: ignore[union-attr]
+            motion = self.trials.held_out.motion(self.optimisation.add_up)  # type: ignore[union-attr]
             branch.restore()
             return motion
 
@@ -287,7 +290,7 @@ class Trainer:
             choice = choose(float(self.reconstruction.strength), motion_at, self.trials.settings)
         finally:
             progress.finish()
-        self._clear_sums()
+        self._begin_epoch()
         self.reconstruction.likelihood.remarks()
         self.reconstruction.strength.fill_(choice.chosen)
         return {"prior_strength": choice.as_dict()}
@@ -298,7 +301,7 @@ class Trainer:
         steps = max(1, round(self.trials.images / (self.settings.batch_size * self.fabric.world_size)))
         whole = max(steps, len(self._batches()))
         for batch in prefetch(self.source, np.array_split(rows, steps)):
-            self._step(batch.to(self.fabric.device), whole)
+            self._step(batch, whole)
             progress.advance(len(batch))
 
     def state(self) -> dict[str, Any]:
@@ -307,59 +310,30 @@ class Trainer:
         Raises
         ------
         InputError
-            If a weight, a latent or a pose is not finite: a good checkpoint is not replaced by a bad one.
+            If something of it is not finite: a good checkpoint is not replaced by a bad one.
         """
-        self._check_finite(*self.reconstruction.parameters(), *self.latents.parameters())
-        likelihood = self.reconstruction.likelihood
-        cross, power, sums = likelihood.cross_sum.clone(), likelihood.power_sum.clone(), self.sums.clone()
-        self._sum_over_processes(cross, power, sums)
-        self._gather_rows()
-        network = self.reconstruction.state_dict()
-        network |= {"likelihood.cross_sum": cross, "likelihood.power_sum": power}
-        return {
+        calibration = self.reconstruction.likelihood.calibration
+        return self.optimisation.state() | {
             "epoch": self.epoch,
             "batches_done": self.batches_done,
             "processes": self.fabric.world_size,
-            "sums": sums,
-            "reconstruction": network,
-            "latents": self.latents.state_dict(),
-            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
-            "latent_optimizer": self.latent_optimizer.state_dict(),
-            "pose_optimizer": None if self.pose_optimizer is None else self.pose_optimizer.state_dict(),
-            "calibration": None if likelihood.calibration is None else vars(likelihood.calibration),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "calibration": None if calibration is None else vars(calibration),
+            "best": self.best.state(),
         }
-
-    def _gather_rows(self) -> None:
-        """Bring what each process knows of its own particles to all processes."""
-        self.latents.gather(self.latent_optimizer, self.owned, self._sum_over_processes)
-        self.reconstruction.poses.gather(self.pose_optimizer, self.owned, self._sum_over_processes)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         self._source = None
-        self.epoch, self.batches_done, self.sums = state["epoch"], state["batches_done"], state["sums"].to(self.sums)
-        self.reconstruction.load_state_dict(state["reconstruction"])
+        self.epoch, self.batches_done = state["epoch"], state["batches_done"]
         if state["calibration"] is not None:
             calibration = ShellCalibration(**state["calibration"])
             self.reconstruction.likelihood.calibration = calibration.to(self.fabric.device)
-        self.latents.load_state_dict(state["latents"])
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.latent_optimizer.load_state_dict(state["latent_optimizer"])
-        if self.pose_optimizer is not None:
-            self.pose_optimizer.load_state_dict(state["pose_optimizer"])
-        torch.set_rng_state(state["random"])
-        if len(state["random_cuda"]) == torch.cuda.device_count() and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.optimisation.load_state(state)
+        self.best.load_state(state["best"], [self.reconstruction, self.latents])
         if self.batches_done and state["processes"] != self.fabric.world_size:
             logger.info("the number of processes changed within epoch %d: that epoch starts over", self.epoch + 1)
-            self._clear_sums()
-        if self.fabric.global_rank > 0:  # the sums of all processes go on in the first
-            self.sums.zero_()
-            self.reconstruction.likelihood.cross_sum.zero_()
-            self.reconstruction.likelihood.power_sum.zero_()
+            self._begin_epoch()
+        if self.fabric.global_rank > 0:
             self._seed()  # the random state is the first process's
 
     def _seed(self) -> None:
@@ -378,80 +352,37 @@ class Trainer:
         )
 
     def _step(self, batch: ParticleBatch, batches: int) -> None:
-        factor = learning_rate_factor(self.epoch + (self.batches_done + 1) / batches, self.settings)
-        for optimizer in self.optimizers:
-            _set_learning_rate(optimizer, optimizer.defaults["lr"] * factor)
-            optimizer.zero_grad()
-        with torch.autocast(self.fabric.device.type, dtype=torch.bfloat16, enabled=self.mixed):
-            z, cost = self.latents.encode(batch)
-            terms = self.reconstruction(z, batch)
-        terms["latents"] = self.latent_prior * cost
-        terms["poses"] = self.reconstruction.poses.cost(batch)
-        objective: Tensor = sum(terms[name] for name in TERMS)
-        objective.mean().backward()  # type: ignore[no-untyped-call]
-        self._average_gradients()
-        for optimizer in self.optimizers:
-            optimizer.step()
+        """Take a step with a batch, the next of so many in this epoch."""
         self.batches_done += 1
-        self.sums[:-1] += torch.stack([terms[name].detach() for name in TERMS]).sum(1)
-        self.sums[-1] += len(batch)
-
-    def _average_gradients(self) -> None:
-        """Make the gradients of shared weights the mean over processes, all of which make steps of the same size."""
-        if self.fabric.world_size > 1:
-            gradients = [weight.grad for weight in self.shared if weight.grad is not None]
-            means = torch.cat(
-                [torch.zeros(0, device=self.fabric.device), *(gradient.flatten() for gradient in gradients)]
-            )
-            self._sum_over_processes(means)
-            means /= self.fabric.world_size
-            parts = torch.split(means, [gradient.numel() for gradient in gradients])
-            for gradient, mean in zip(gradients, parts, strict=True):
-                gradient.copy_(mean.view_as(gradient))
+        self.optimisation.step(batch.to(self.fabric.device), self.epoch, self.batches_done / batches)
 
     def _note(self) -> str:
         """Return a remark for the progress bar; looks at the sums, which waits for a GPU, only now and then."""
         if self.batches_done % LOOK_EVERY == 0:
-            self._check_finite()
-            self._remark = f"{-float(self.sums[0] / self.sums[-1]):.2f}{self._free} nats/image"
+            self.optimisation.check_finite()
+            misfit, *_, images = self.optimisation.sums.tolist()
+            self._remark = f"{-misfit / images:.2f}{self._free} nats/image"
         return self._remark
-
-    def _check_finite(self, *tensors: Tensor) -> None:
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in (self.sums, *tensors)):
-            raise InputError(
-                f"the objective is not finite in epoch {self.epoch + 1}: lower the learning rates, or check the images"
-            )
 
     def _end_of_epoch(self) -> dict[str, float]:
         likelihood = self.reconstruction.likelihood
-        self._sum_over_processes(self.sums, likelihood.cross_sum, likelihood.power_sum)
-        self._check_finite()
-        means = (self.sums[:-1] / self.sums[-1]).tolist()
+        means = self.optimisation.means()
         if not self.frozen:
             likelihood.update_gain()
         for remark in likelihood.remarks():
             logger.warning(remark)
         own = in_order(self.stack, np.flatnonzero(self.owned.numpy()), self.fabric.device)
-        self.reconstruction.poses.end_of_epoch(own, self._sum_over_processes)
+        self.reconstruction.poses.end_of_epoch(own, self.optimisation.add_up)
         self.epoch += 1
-        metrics = {"epoch": self.epoch} | dict(zip(TERMS, means, strict=True))
+        metrics = {"epoch": self.epoch} | means
         rate = self.settings.learning_rate * learning_rate_factor(self.epoch, self.settings)
         metrics |= {"gain": float(likelihood.gain.mean()), "learning_rate": rate}
-        self._clear_sums()
+        self._begin_epoch()
         return metrics
 
-    def _clear_sums(self) -> None:
+    def _begin_epoch(self) -> None:
         self.batches_done = 0
-        self.sums = torch.zeros_like(self.sums)
-        self.reconstruction.likelihood.cross_sum.zero_()
-        self.reconstruction.likelihood.power_sum.zero_()
-
-    def _sum_over_processes(self, *tensors: Tensor) -> None:
-        if self.fabric.world_size > 1:
-            for tensor in tensors:
-                total = self.fabric.all_reduce(tensor.to(self.fabric.device), reduce_op="sum")
-                assert isinstance(total, Tensor)
-                tensor.copy_(total)
+        self.optimisation.clear()
 
     def _time_to_save(self, saved: float) -> bool:
         """Tell whether the last checkpoint is long ago; the first process decides, since saving is a common effort."""
@@ -459,8 +390,3 @@ class Trainer:
         if self.fabric.world_size == 1:
             return due
         return self.batches_done % LOOK_EVERY == 0 and bool(self.fabric.broadcast(due))
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = value

@@ -279,10 +279,13 @@ def _keep_out(
     config: RunConfig, reconstruction: Reconstruction, latents: Latents, stack: ParticleStack, fabric: Fabric
 ) -> tuple[HeldOut | None, StrengthTrials | None]:
     """Let the fit see a part of each image's coefficients; nothing is kept out where nothing shared is fitted."""
-    if config.free.share == 0 or config.infer_from is not None:
+    if config.free.share == 0:
         return None, None
     selection = Selection.work(stack.box, config.free, config.seed).to(fabric.device)
-    reconstruction.likelihood.selection = latents.selection = selection
+    latents.selection = selection  # an encoder sees new images as it saw those it was trained with
+    if config.infer_from is not None:
+        return None, None
+    reconstruction.likelihood.selection = selection
     owned = np.arange(len(stack)) % fabric.world_size == fabric.global_rank
     seen = (reconstruction, latents, stack, selection)
     each_epoch = HeldOut(*seen, images_each_epoch(len(stack), config.free.images), owned, fabric.device)

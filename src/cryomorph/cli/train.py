@@ -75,8 +75,16 @@ def train(
         option("What is estimated in each Fourier shell: none, noise, signal or both [default: both]."),
     ] = None,
     prior_strength: Annotated[
-        float | None,
-        option("Overall strength of the geometric priors, in nats per unit of paper A's sum [default: 100]."),
+        str | None,
+        option("Strength of the geometric priors, nats per unit of paper A's sum; auto: chosen [default: auto]."),
+    ] = None,
+    auto: Annotated[
+        bool | None,
+        typer.Option(
+            "--auto/--no-auto",
+            help="Choose what is not given by Fourier coefficients kept out of the fit, or take fixed values.",
+            show_default=False,
+        ),
     ] = None,
     r2: Annotated[float | None, option("Weight of the log-distance prior R2; 0 leaves it out [default: 0.01].")] = None,
     epochs: Annotated[int | None, option("Passes over all images [default: 30].", min=1)] = None,
@@ -138,6 +146,8 @@ def train(
     for name, value in given.items():
         if value is not None:
             put(settings, name, value)
+    if auto is not None:
+        _choose_or_fix(settings, auto=auto)
     for name, argument in (("particles", "PARTICLES"), ("template", "--template")):
         if not isinstance(settings.get(name), Mapping):
             raise InputError(f"{argument} is missing: give it as an argument, or as {name}.path in --config")
@@ -156,6 +166,15 @@ def train(
         return
     run = run_training(resolved, out, resume=resume, progress=ProgressBar())
     say(f"run complete: {run.path}")
+
+
+def _choose_or_fix(settings: dict[str, Any], *, auto: bool) -> None:
+    """Let strengths that are not given be chosen, or give them the values that training would begin with."""
+    from cryomorph.trials import START
+
+    priors = settings.get("priors")
+    if not isinstance(priors, Mapping) or "strength" not in priors:
+        put(settings, "priors.strength", "auto" if auto else START)
 
 
 def _check_decoder_has(settings: Mapping[str, Any], names: Sequence[str]) -> None:
