@@ -1,0 +1,146 @@
+"""Strengths of priors that are tried: what is chosen, and that a trial leaves nothing behind."""
+
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cryomorph import training
+from cryomorph.branches import Branch
+from cryomorph.config import parse_config
+from cryomorph.run import RunFolder
+from cryomorph.trials import START, StrengthTrials, TrialSettings, choose
+from cryomorph.workflows import train
+from small_runs import assert_same_bits, run_settings
+
+SETTINGS = TrialSettings()
+
+
+def motions(weaker, stronger, base=20.0, spread=0.5, images=400):
+    """Nats of motion of images at each strength: their differences are known on average, and vary."""
+    generator = np.random.default_rng(0)
+    common = base + 10 * generator.standard_normal(images)
+
+    def motion_at(strength):
+        change = {START: 0.0, START / 3: weaker, START * 3: stronger}[strength]
+        noise = 0.0 if strength == START else spread * generator.standard_normal(images)
+        return common + change + noise
+
+    return motion_at
+
+
+@pytest.mark.parametrize(
+    ("weaker", "stronger", "chosen"),
+    [
+        (0.0, -1.0, 1),  # a stronger prior costs motion, a weaker one finds no more
+        (0.1, -1.0, 1),  # less than a hundredth of the motion
+        (0.6, -1.0, 1 / 3),
+        (0.0, 0.3, 3),
+        (-0.2, -0.1, 3),  # within the tolerance: the data do not ask for so weak a prior
+    ],
+)
+def test_the_strongest_that_costs_no_motion_is_chosen(weaker, stronger, chosen):
+    choice = choose(START, motions(weaker, stronger), SETTINGS)
+    assert choice.chosen == pytest.approx(START * chosen)
+    assert choice.tried == (START, START / 3, START * 3)
+    np.testing.assert_allclose(choice.change, [0, weaker, stronger], atol=4 * 0.5 / 20)
+    assert choice.error[1] == pytest.approx(0.5 / 20, rel=0.2)
+    assert choice.motion[0] == pytest.approx(20, abs=2)
+
+
+def test_what_is_within_the_error_is_no_reason_for_a_weaker_prior():
+    assert choose(START, motions(0.5, -3.0, spread=20.0), SETTINGS).chosen == START
+
+
+def test_without_motion_priors_get_stronger():
+    assert choose(START, motions(0.0, 0.0, base=-1.0), SETTINGS).chosen == START * 3
+
+
+def test_the_choice_is_said_with_its_evidence():
+    text = str(choose(START, motions(0.6, -1.0), SETTINGS))
+    assert text.startswith("prior strength 100 becomes 33.3333 (motion ")
+    assert "300: -1.0" in text
+    assert "stays" in str(choose(START, motions(0.0, -1.0), SETTINGS))
+
+
+def test_trials_come_at_their_time():
+    assert SETTINGS.epochs(30) == {12, 18}
+    assert SETTINGS.epochs(2) == {1}
+    assert SETTINGS.epochs(1) == set()
+
+
+def test_particles_of_a_trial_are_those_that_decide_and_others():
+    owned = np.ones(1000, dtype=bool)
+    owned[::4] = False
+    decide = np.arange(0, 1000, 10)
+    held_out = SimpleNamespace(rows=decide, own=decide[owned[decide]])
+    trials = StrengthTrials(held_out, TrialSettings(share=0.4), owned, seed=0)
+    assert trials.images == 400
+    rows = trials.rows(3)
+    assert len(rows) == len(set(rows)) == 300
+    assert owned[rows].all()
+    assert set(held_out.own) <= set(rows)
+    np.testing.assert_array_equal(rows, trials.rows(3))
+    assert not np.array_equal(rows, trials.rows(4))
+
+
+def test_a_branch_brings_everything_back():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.Adam(network.parameters())
+
+    def step():
+        optimizer.zero_grad()
+        network(torch.randn(8, 3)).square().sum().backward()
+        optimizer.step()
+
+    step()
+    before = copy.deepcopy([network.state_dict(), optimizer.state_dict()])
+    branch = Branch([network], [optimizer])
+    drawn = []
+    for _ in range(2):  # as often as one likes
+        step()
+        drawn.append(torch.rand(3))
+        branch.restore()
+        assert_same_bits([network.state_dict(), optimizer.state_dict()], before)
+    assert torch.equal(*drawn)
+
+
+def finished(simulated, folder, **changes):
+    config = parse_config(run_settings(simulated, training={"epochs": 3, "batch_size": 8}, **changes), "test")
+    return train(config, folder)
+
+
+def test_a_run_writes_down_what_it_chose_and_why(simulated, tmp_path):
+    run = finished(simulated, tmp_path / "run")
+    rows = [row for row in run.read_metrics() if "prior_strength" in row]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[1]["prior_strength"]["tried"][0] == pytest.approx(rows[0]["prior_strength"]["chosen"], rel=1e-3)
+    kept = RunFolder(run.path).load_checkpoint()["reconstruction"]["strength"]
+    assert float(kept) == pytest.approx(rows[1]["prior_strength"]["chosen"], rel=1e-3)
+
+
+def test_a_trial_that_changes_nothing_leaves_the_training_as_it_was(simulated, tmp_path, monkeypatch):
+    """The same run with the strength given: every weight and latent is the same to the bit."""
+
+    def tried_in_vain(strength, motion_at, settings):
+        choice = choose(strength, motion_at, settings)
+        return replace(choice, chosen=strength)
+
+    monkeypatch.setattr(training, "choose", tried_in_vain)
+    states = []
+    for name, strength in (("tried", "auto"), ("given", START)):
+        run = finished(simulated, tmp_path / name, priors={"strength": strength}, latents="variational")
+        states.append(RunFolder(run.path).load_checkpoint())
+        assert any("prior_strength" in row for row in run.read_metrics()) == (strength == "auto")
+    for name in ("reconstruction", "latents", "optimizer", "latent_optimizer", "random"):
+        assert_same_bits(*(state[name] for state in states))
+
+
+def test_a_given_strength_is_not_changed(simulated, tmp_path):
+    run = finished(simulated, tmp_path / "run", priors={"strength": 12.5})
+    assert not any("prior_strength" in row for row in run.read_metrics())
+    assert float(RunFolder(run.path).load_checkpoint()["reconstruction"]["strength"]) == 12.5
