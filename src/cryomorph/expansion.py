@@ -153,6 +153,10 @@ class Expansion:
         solution: Tensor = torch.linalg.solve(damped, self.gradient)
         return -solution
 
+    def __getitem__(self, rows: Tensor) -> "Expansion":
+        """Return those of some of the particles."""
+        return Expansion(*(part[rows] for part in vars(self).values()))
+
     def put(self, rows: Tensor, other: "Expansion") -> None:
         """Take over others for the particles `rows`."""
         for mine, others in zip(vars(self).values(), vars(other).values(), strict=True):

@@ -27,7 +27,7 @@ IMAGES_AT_ONCE = 32
 STEPS = 6
 ENOUGH = 0.005
 """Nats that a step must promise to be worth taking: latents are then within a tenth of their uncertainty."""
-FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-6, 1e6
+FIRST_DAMPING, MOST_DAMPING = 1e-3, 1e6
 MORE_DAMPING, LESS_DAMPING = 10.0, 0.1
 WEAKEST_PRIOR = 1e-3
 """Strength that a weaker prior of the latents counts as: without any, what images do not determine has no width."""
@@ -74,6 +74,7 @@ def find_posterior(
     directions: Tensor | None = None,
     highest: int | None = None,
     steps: int = STEPS,
+    enough: float = ENOUGH,
 ) -> Posterior:
     """Find the most probable latents of each particle by damped Gauss–Newton steps, and the covariance about them.
 
@@ -102,6 +103,8 @@ def find_posterior(
     steps
         At most; 0 takes the start as it is. The covariance is that at the most probable latents, or, where the last of
         these steps was needed, before it.
+    enough
+        Nats that a step must promise to be taken.
 
     Returns
     -------
@@ -117,18 +120,20 @@ def find_posterior(
     for number in range(steps):
         step = best.step(damping)
         promised = -0.5 * (best.gradient * step).sum(1)
-        rows = torch.nonzero((promised > ENOUGH) & (damping < MOST_DAMPING))[:, 0]
+        rows = torch.nonzero((promised > enough) & (damping < MOST_DAMPING))[:, 0]
         if not len(rows):
             break
         trial = best.z[rows] + step[rows].to(start.dtype) @ directions.T
-        misfit, value = value_at(seen[rows], trial, prior)
-        better = value < best.value[rows]
-        damping[rows] *= torch.where(better, LESS_DAMPING, MORE_DAMPING)
-        rows, trial = rows[better], trial[better]
-        if number + 1 < steps and len(rows):
-            best.put(rows, expand(seen[rows], trial, directions, prior))
+        if number + 1 < steps:
+            there = expand(seen[rows], trial, directions, prior)
+            better = there.value < best.value[rows]
+            best.put(rows[better], there[better])
         else:
-            best.z[rows], best.misfit[rows], best.value[rows] = trial, misfit[better], value[better]
+            misfit, value = value_at(seen[rows], trial, prior)
+            better = value < best.value[rows]
+            last = rows[better]
+            best.z[last], best.misfit[last], best.value[last] = trial[better], misfit[better], value[better]
+        damping[rows] *= torch.where(better, LESS_DAMPING, MORE_DAMPING)
     return _summary(best, directions, prior)
 
 
@@ -143,6 +148,7 @@ def posteriors(
     directions: Tensor | None = None,
     highest: int | None = None,
     steps: int = STEPS,
+    enough: float = ENOUGH,
     progress: Progress | None = None,
     title: str = "posterior",
 ) -> Iterator[tuple[NDArray[np.int64], Posterior]]:
@@ -158,7 +164,7 @@ def posteriors(
     start
         Returns latents (b, d) to begin at for a batch and its `image_coefficients`: those of a run, or what
         `best_start` finds.
-    latent_prior, selection, directions, highest, steps
+    latent_prior, selection, directions, highest, steps, enough
         As in `find_posterior`.
     progress, title
         Told of every image, under a title.
@@ -186,6 +192,7 @@ def posteriors(
                     directions=directions,
                     highest=highest,
                     steps=steps,
+                    enough=enough,
                 ),
             )
             progress.advance(len(part))

@@ -27,6 +27,8 @@ MOST_DIRECTIONS = 8
 """That are looked at in every image, so that decoders with very many latents cost no more."""
 REFINING = 4
 """Steps at most; training has left the latents of most particles near the most probable ones."""
+ENOUGH = 0.05
+"""Nats that a step must promise: latents are then nearer than a third of their uncertainty."""
 BEYOND = 0.03
 """Share of what images say about the latents that may be at higher frequencies than those that are looked at."""
 ROUNDS, STILL = 1000, 1e-6
@@ -141,6 +143,7 @@ def find_uncertainty(
         directions=followed,
         highest=directions.highest,
         steps=REFINING,
+        enough=ENOUGH,
         progress=progress,
         title="uncertainty",
     )
@@ -153,6 +156,7 @@ def find_uncertainty(
         evidence.append(posterior.evidence.cpu().numpy())
     latents, covariance, deviation, information, explained = (np.concatenate(part) for part in zip(*parts, strict=True))
     information_of_rest = directions.information[directions.count :]
+    of_rest = float(0.5 * torch.log1p(information_of_rest / prior).sum())
     return Uncertainty(
         latents=latents,
         directions=followed.float().cpu().numpy(),
@@ -160,7 +164,7 @@ def find_uncertainty(
         rest=((other / (prior + information_of_rest)) @ other.T).float().cpu().numpy(),
         deviation=deviation,
         residues=(squares / len(stack)).sqrt().float().cpu().numpy(),
-        information=information + float(0.5 * torch.log1p(information_of_rest / prior).sum()),
+        information=(information + of_rest).astype(np.float32),
         explained=explained,
         junk=junk_probability(np.concatenate(evidence)).astype(np.float32),
     )
