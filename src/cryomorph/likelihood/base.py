@@ -53,7 +53,7 @@ class LikelihoodSettings(Settings):
     """What every likelihood has."""
 
     scale_spread: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        0.0,
+        "auto",
         description="standard deviation of images' scales as a share of their group's gain; 0: all the same; auto: "
         "estimated from the images where shells are calibrated",
     )
