@@ -253,3 +253,18 @@ def test_a_stack_writes_the_poses_of_the_rows_it_writes(tmp_path, box):
     with pytest.raises(InputError, match="there are 2 poses for 3 particles"):
         stack.write(tmp_path / "wrong.star", poses=found_poses(2))
     assert not (tmp_path / "wrong.star").exists()
+
+
+def test_numbers_of_particles_stand_beside_them(tmp_path):
+    facts = Facts()
+    write_stack(tmp_path / facts.name, noise(facts.count, facts.box))
+    star, cs = write_star(tmp_path / "p.star", facts.star31()), write_cs(tmp_path / "p.cs", facts.cs())
+    rows, measures = np.array([3, 0]), {"junk": np.array([0.25, 1.0]), "two_words": np.array([-2.0, 3.5])}
+    read_table(star).origin.write(tmp_path / "out.star", rows, None, measures)
+    table = cif.read(str(tmp_path / "out.star")).find_block("particles").find(["_cryomorphJunk", "_cryomorphTwoWords"])
+    assert [list(row) for row in table] == [["0.250000", "-2.000000"], ["1.000000", "3.500000"]]
+    read_table(cs).origin.write(tmp_path / "out.cs", rows, None, measures)
+    array = np.load(tmp_path / "out.cs")
+    assert array["cryomorph/junk"].tolist() == [0.25, 1.0]
+    assert array["cryomorph/two_words"].tolist() == [-2.0, 3.5]
+    assert array.dtype["cryomorph/junk"].str == "<f4"
