@@ -135,7 +135,8 @@ class AmplitudeFit:
         ):
             if wanted:
                 slopes = self.slopes(rows, add_up, device, progress)
-                self._keep_if_better(name, find(slopes), add_up)
+                if slopes.power.any():  # some pose is known
+                    self._keep_if_better(name, find(slopes), add_up)
 
     def slopes(
         self, rows: NDArray[np.int64], add_up: AddUp, device: torch.device, progress: Progress | None = None

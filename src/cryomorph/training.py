@@ -152,7 +152,9 @@ class Trainer:
         if not asked_for or self.epoch == self.settings.epochs:
             return False
         owned = (self.owned & self.reconstruction.poses.known.cpu()).numpy()
-        if self.amplitudes is not None and self.epoch > 0:
+        # Not before: as long as conformations are far off, other amplitudes, or scales, would make up for that.
+        settled = self.epoch >= max(self.calibration.epochs, default=0)
+        if self.amplitudes is not None and settled:
             found = self.calibration.images, owned, self.optimisation.add_up, self.fabric.device, progress
             self.amplitudes.run(*found)
         sums, images = gather_sums(
@@ -172,8 +174,6 @@ class Trainer:
         likelihood.cross_sum, likelihood.power_sum = gain_sums(sums, calibration)
         likelihood.update_gain()
         self.use_calibration(calibration)
-        # Not before: as long as conformations are far off, a scale of its own would make up for that in an image.
-        settled = self.epoch >= max(self.calibration.epochs, default=0)
         if likelihood.settings.scale_spread == "auto" and settled:
             update_spread(likelihood, images, calibration, self.optimisation.add_up)
         return True

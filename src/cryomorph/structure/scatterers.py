@@ -22,7 +22,7 @@ MOST_FACTOR = 1.5
 
 
 class ScatteringSettings(Settings):
-    """What is looked for where shells are calibrated, from the first epoch on, and kept if free coefficients gain."""
+    """What is looked for when shells are calibrated for the last time, and kept if free coefficients gain."""
 
     surroundings: bool = Field(False, description="density about the template that does not move with it")
     occupancy: bool = Field(False, description="an amplitude for each residue")
