@@ -173,7 +173,7 @@ def test_exported_particles_have_the_poses_that_the_run_found(looked, simulated,
     np.testing.assert_array_equal(table.frame, rows)
     original, unchanged = read_star(simulated / "particles.star"), read_star(tmp_path / "first.star")
     np.testing.assert_array_equal(unchanged.rotation, original.rotation[rows])
-    assert "cryomorph" not in (tmp_path / "first.star").read_text()
+    assert "cryomorphPoseEntropy" not in (tmp_path / "first.star").read_text()
 
 
 def test_evaluation_compares_the_poses_that_the_run_found(looked, simulated):
