@@ -57,7 +57,9 @@ def seen(beads: Beads, batch: ParticleBatch, box: int, strength=0.7, seed=0) -> 
     return replace(batch, image=gain * clean + noise), gain
 
 
-def windowed(batch, beads, gain, folder, *, calibrated=False, **settings) -> tuple[MatchedFilter, ParticleBatch]:
+def windowed(
+    batch, beads, gain, folder, *, calibrated=False, selection=None, **settings
+) -> tuple[MatchedFilter, ParticleBatch]:
     """Return a likelihood at a known gain, and the batch with its windows."""
     settings = {"storage": "float32", "margin": 16.0} | settings
     groups, box = int(batch.optics_group.max()) + 1, batch.image.shape[-1]
@@ -67,6 +69,7 @@ def windowed(batch, beads, gain, folder, *, calibrated=False, **settings) -> tup
         noise = torch.stack([1 + 0.5 * torch.cos(shell / (6 + group)) for group in range(groups)])
         likelihood.calibration = ShellCalibration(noise, 1 / (1 + shell / 30).expand(groups, -1))
     template = replace(beads, positions=beads.positions[:1])
+    likelihood.selection = selection
     source = likelihood.prepare(ArrayStack(batch), template, folder)
     likelihood.gain.copy_(gain * torch.linspace(1, 0.8, groups))
     return likelihood, source.batch(np.arange(len(batch)))

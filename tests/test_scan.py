@@ -13,17 +13,22 @@ from cryomorph.scan.fast import RingScan, shift_lattice
 from cryomorph.scan.grid import ProductGrid
 from cryomorph.scan.kernels import kernels
 from cryomorph.scan.plain import PlainScan
+from cryomorph.selection import FreeSettings, Selection
 from engines import ENGINES, device_of
 from scan_cases import RADIUS, molecule, particles, seen, windowed
 
 GRID = ProductGrid(9, 10)
 
 
-def make(folder, *, box=96, widths=(2.5, 2.5), conformations=1, calibrated=False, settings=None, **optics):
+def make(
+    folder, *, box=96, widths=(2.5, 2.5), conformations=1, calibrated=False, selection=None, settings=None, **optics
+):
     beads = molecule(widths=widths, conformations=conformations)
     one = replace(beads, positions=beads.positions[-1:])
     batch, gain = seen(one, particles(box, **optics), box)
-    likelihood, batch = windowed(batch, beads, gain, folder, calibrated=calibrated, **(settings or {}))
+    likelihood, batch = windowed(
+        batch, beads, gain, folder, calibrated=calibrated, selection=selection, **(settings or {})
+    )
     return likelihood, batch, beads
 
 
@@ -60,6 +65,8 @@ CASES = {
     "calibrated": ({"calibrated": True, "pixel_sizes": (2.0, 2.1)}, 5e-3),
     "widths": ({"widths": (2.0, 4.0)}, 2e-3),
     "float16": ({"settings": {"storage": "float16"}}, 5e-4),
+    # At which in-plane angles something is left out is not looked at.
+    "a tenth left out": ({"selection": Selection.work(96, FreeSettings(), 0)}, 0.3),
 }
 """Settings, and the largest error of a misfit as a share of the misfits' standard deviation over poses."""
 

@@ -13,7 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from cryomorph.components import Settings
-from cryomorph.fourier import band
+from cryomorph.fourier import band, multiplicity, shell_index
+
+
+WHOLE = 2
+"""Blocks along an axis, the lowest, that nothing is left out of: one of them would be most of a shell."""
 
 
 class FreeSettings(Settings):
@@ -41,7 +45,7 @@ class Selection:
 
     @classmethod
     def work(cls, box: int, settings: FreeSettings, seed: int) -> "Selection":
-        """Leave a share of the coefficients out at random, the same share of every shell.
+        """Leave a share of the coefficients out at random, the same share of every shell but the lowest.
 
         Parameters
         ----------
@@ -59,7 +63,10 @@ class Selection:
         """
         if settings.share == 0:
             raise ValueError("a share of 0 leaves nothing out")
-        return cls(_kept(box, round(1 / settings.share), settings.block, seed))
+        patterns = _kept(box, round(1 / settings.share), settings.block, seed)
+        lowest = WHOLE * settings.block
+        patterns[:, :lowest, :lowest] = True
+        return cls(patterns)
 
     @classmethod
     def half(cls, box: int, block: int, seed: int) -> "Selection":
@@ -75,6 +82,17 @@ class Selection:
     def plane(self) -> Tensor:
         """The patterns on the grid of `image_coefficients`, shape (P, 2K + 1, K + 1)."""
         return torch.cat([self.patterns[:, 1:].flip(1), self.patterns], dim=1)
+
+    @cached_property
+    def shells(self) -> Tensor:
+        """Share of each shell's coefficients that counts, shape (P, K + 1)."""
+        box = 2 * self.patterns.shape[-1] - 1
+        device = self.patterns.device
+        shell, counted = shell_index(box, device).flatten(), multiplicity(box, device)
+        sums = torch.zeros(2, len(self), self.patterns.shape[-1], dtype=torch.float64, device=device)
+        for total, values in zip(sums, (self.plane * counted, counted.expand_as(self.plane)), strict=True):
+            total.index_add_(1, shell, values.flatten(1).double())
+        return sums[0] / sums[1].clamp(min=1)
 
     def __len__(self) -> int:
         return len(self.patterns)

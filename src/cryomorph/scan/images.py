@@ -146,10 +146,12 @@ class RingTransform:
         # Parseval's factor, and the beads' unit.
         share = torch.from_numpy(self.multiplicity).to(self.device) / grid.box**2
         weight = gaussian * share / pixel_size[:, None] ** 4
-        calibration = self.likelihood.calibration
+        shell = index.round().long().clamp(max=grid.highest)
+        calibration, selection = self.likelihood.calibration, self.likelihood.selection
         if calibration is not None:
-            of_shell = (calibration.signal.square() / calibration.noise)[batch.optics_group[rows]]
-            weight = weight * of_shell[:, index.round().long().clamp(max=grid.highest)]
+            weight = weight * (calibration.signal.square() / calibration.noise)[batch.optics_group[rows]][:, shell]
+        if selection is not None:  # at which angles something is left out is not looked at
+            weight = weight * selection.shells[batch.index[rows] % len(selection)][:, shell]
         return squared * weight[..., None]
 
     def _size_index(self, batch: ParticleBatch) -> Tensor:
