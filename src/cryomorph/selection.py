@@ -15,7 +15,6 @@ from torch import Tensor
 from cryomorph.components import Settings
 from cryomorph.fourier import band, multiplicity, shell_index
 
-
 WHOLE = 2
 """Blocks along an axis, the lowest, that nothing is left out of: one of them would be most of a shell."""
 

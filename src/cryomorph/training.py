@@ -271,10 +271,11 @@ class Trainer:
 
     def try_strengths(self, progress: Progress) -> dict[str, Any]:
         """Choose the strength of the geometric priors, if it is time; returns what to say about it."""
-        if self.trials is None or self.epoch not in self.trials.settings.epochs(self.settings.epochs):
+        factors = () if self.trials is None else self.trials.factors(self.epoch, self.settings.epochs)
+        if self.trials is None or not factors:
             return {}
         rows = self.trials.rows(self.epoch)
-        progress.start("prior strength", 3 * len(rows))
+        progress.start("prior strength", (1 + len(factors)) * len(rows))
         branch = Branch([self.reconstruction, self.latents], self.optimisation.optimizers)
 
         def motion_at(strength: float) -> NDArray[np.float64]:
@@ -287,12 +288,13 @@ class Trainer:
             return motion
 
         try:
-            choice = choose(float(self.reconstruction.strength), motion_at, self.trials.settings)
+            choice = choose(float(self.reconstruction.strength), factors, motion_at, self.trials.settings)
         finally:
             progress.finish()
         self._begin_epoch()
         self.reconstruction.likelihood.remarks()
         self.reconstruction.strength.fill_(choice.chosen)
+        self.trials.decided(choice, self.epoch, self.settings.epochs)
         return {"prior_strength": choice.as_dict()}
 
     def _train_on(self, rows: NDArray[np.int64], progress: Progress) -> None:
@@ -319,6 +321,7 @@ class Trainer:
             "processes": self.fabric.world_size,
             "calibration": None if calibration is None else vars(calibration),
             "best": self.best.state(),
+            "trials": {} if self.trials is None else self.trials.carry_on,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -330,6 +333,8 @@ class Trainer:
             self.reconstruction.likelihood.calibration = calibration.to(self.fabric.device)
         self.optimisation.load_state(state)
         self.best.load_state(state["best"], [self.reconstruction, self.latents])
+        if self.trials is not None:
+            self.trials.carry_on = state["trials"]
         if self.batches_done and state["processes"] != self.fabric.world_size:
             logger.info("the number of processes changed within epoch %d: that epoch starts over", self.epoch + 1)
             self._begin_epoch()
