@@ -137,7 +137,7 @@ def images(simulated, tmp_path_factory):
     folder = tmp_path_factory.mktemp("nuisances")
     for name, nuisances in {
         "plain": Nuisances(),
-        "belt": Nuisances(belt=2.0),
+        "belt": Nuisances(belt=6.0),
         "faint": Nuisances(faint="A:17-24", occupancy=0.2),
     }.items():
         settings = SimulationSettings(
