@@ -1,6 +1,7 @@
 """Strengths of priors that are tried: what is chosen, and that a trial leaves nothing behind."""
 
 import copy
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from cryomorph import training
 from cryomorph.branches import Branch
 from cryomorph.config import parse_config
 from cryomorph.run import RunFolder
-from cryomorph.trials import START, StrengthTrials, TrialSettings, choose
+from cryomorph.trials import START, StrengthTrials, TrialSettings, Tried, choose
 from cryomorph.workflows import train
 from small_runs import assert_same_bits, run_settings
 
@@ -20,17 +21,18 @@ SETTINGS = TrialSettings()
 BOTH = (1 / 3, 3.0)
 
 
-def motions(weaker, stronger, base=20.0, spread=0.5, images=400):
-    """Nats of motion of images at each strength: their differences are known on average, and vary."""
+def motions(weaker, stronger, base=20.0, spread=0.5, images=400, common_to_all=(0.0, 0.0)):
+    """Nats of images at each strength, and those of motion: their differences are known on average, and vary."""
     generator = np.random.default_rng(0)
     common = base + 10 * generator.standard_normal(images)
 
-    def motion_at(strength):
-        change = 0.0 if strength == START else weaker if strength < START else stronger
-        noise = 0.0 if strength == START else spread * generator.standard_normal(images)
-        return common + change + noise
+    def go_on_with(strength):
+        side = 0 if strength == START else 1 if strength < START else 2
+        noise = (side > 0) * spread * generator.standard_normal(images)
+        motion = common + (0.0, weaker, stronger)[side] + noise
+        return Tried(motion + 80.0 + (0.0, *common_to_all)[side], motion)
 
-    return motion_at
+    return go_on_with
 
 
 @pytest.mark.parametrize(
@@ -47,9 +49,16 @@ def test_the_strongest_that_costs_no_motion_is_chosen(weaker, stronger, chosen):
     choice = choose(START, BOTH, motions(weaker, stronger), SETTINGS)
     assert choice.chosen == pytest.approx(START * chosen)
     assert choice.tried == pytest.approx((START, START / 3, START * 3))
-    np.testing.assert_allclose(choice.change, [0, weaker, stronger], atol=4 * 0.5 / 20)
-    assert choice.error[1] == pytest.approx(0.5 / 20, rel=0.2)
+    np.testing.assert_allclose(choice.motion_change, [0, weaker, stronger], atol=4 * 0.5 / 20)
+    assert choice.motion_error[1] == pytest.approx(0.5 / 20, rel=0.2)
     assert choice.motion[0] == pytest.approx(20, abs=2)
+
+
+@pytest.mark.parametrize(("weaker", "stronger", "chosen"), [(0.5, -0.5, 1), (3.0, -0.5, 1 / 3), (0.5, -3.0, 1)])
+def test_what_all_images_have_in_common_counts_if_it_is_much(weaker, stronger, chosen):
+    """Of 100 nats; the motion stays the same, but for a stronger prior that costs a little of it."""
+    choice = choose(START, BOTH, motions(0.0, -0.4, common_to_all=(weaker, stronger)), SETTINGS)
+    assert choice.chosen == pytest.approx(START * chosen)
 
 
 def test_what_is_within_the_error_is_no_reason_for_a_weaker_prior():
@@ -62,8 +71,8 @@ def test_without_motion_priors_get_stronger():
 
 def test_the_choice_is_said_with_its_evidence():
     text = str(choose(START, BOTH, motions(0.6, -1.0), SETTINGS))
-    assert text.startswith("prior strength 100 becomes 33.3333 (motion ")
-    assert "300: -1.0" in text
+    assert text.startswith("prior strength 100 becomes 33.33 (free ")
+    assert re.search(r"300: -\d\.\d\d ± 0\.\d\d, of motion -\d", text)
     assert "stays" in str(choose(START, BOTH, motions(0.0, -1.0), SETTINGS))
 
 
@@ -140,8 +149,8 @@ def test_a_run_writes_down_what_it_chose_and_why(simulated, tmp_path):
 def test_a_trial_that_changes_nothing_leaves_the_training_as_it_was(simulated, tmp_path, monkeypatch):
     """The same run with the strength given: every weight and latent is the same to the bit."""
 
-    def tried_in_vain(strength, factors, motion_at, settings):
-        choice = choose(strength, factors, motion_at, settings)
+    def tried_in_vain(strength, factors, go_on_with, settings):
+        choice = choose(strength, factors, go_on_with, settings)
         return replace(choice, chosen=strength)
 
     monkeypatch.setattr(training, "choose", tried_in_vain)

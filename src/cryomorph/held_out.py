@@ -133,8 +133,8 @@ class HeldOut:
         work, free = torch.cat(parts, dim=1).double().cpu().numpy()
         return Explained(work, free)
 
-    def motion(self, add_up: Callable[..., None]) -> Array:
-        """Return by how much each image's free coefficients speak for its own conformation rather than for the mean.
+    def motion(self, add_up: Callable[..., None]) -> tuple[Array, Array]:
+        """Return how well each image's free coefficients are explained, and how much better than by the mean of all.
 
         Parameters
         ----------
@@ -143,7 +143,7 @@ class HeldOut:
 
         Returns
         -------
-        array (images,)
+        free, motion : array (images,)
             In nats, as if all coefficients were like these; images of all processes that have a pose.
         """
         total, count = torch.zeros(1, dtype=torch.float64), torch.tensor(float(len(self.own)), dtype=torch.float64)
@@ -152,7 +152,8 @@ class HeldOut:
                 total = total + self._decode(batch).double().sum(0).cpu()
         add_up(total, count)
         mean = (total / count).float().to(self.device)
-        return self._of_all((self.measure().free - self.measure(mean).free).sum(1), add_up).numpy()
+        own, same = (self._of_all(self.measure(each).free.sum(1), add_up).numpy() for each in (None, mean))
+        return own, own - same
 
     @contextmanager
     def _still(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings, learning_rate_factor
 from cryomorph.search.joint import JointSearch
 from cryomorph.stopping import BestEpoch
-from cryomorph.trials import StrengthTrials, choose
+from cryomorph.trials import StrengthTrials, Tried, choose
 
 logger = logging.getLogger(__name__)
 
@@ -278,17 +278,17 @@ class Trainer:
         progress.start("prior strength", (1 + len(factors)) * len(rows))
         branch = Branch([self.reconstruction, self.latents], self.optimisation.optimizers)
 
-        def motion_at(strength: float) -> NDArray[np.float64]:
+        def go_on_with(strength: float) -> Tried:
             self.reconstruction.strength.fill_(strength)
             self._begin_epoch()
             self._seed()
             self._train_on(rows, progress)
-            motion = self.trials.held_out.motion(self.optimisation.add_up)  # type: ignore[union-attr]
+            found = Tried(*self.trials.held_out.motion(self.optimisation.add_up))  # type: ignore[union-attr]
             branch.restore()
-            return motion
+            return found
 
         try:
-            choice = choose(float(self.reconstruction.strength), factors, motion_at, self.trials.settings)
+            choice = choose(float(self.reconstruction.strength), factors, go_on_with, self.trials.settings)
         finally:
             progress.finish()
         self._begin_epoch()

@@ -1,10 +1,10 @@
 """The strength of the geometric priors, chosen by what free coefficients say of the motion.
 
 A strength is tried by training on with it for a part of an epoch, from where training stands, and taken back. The free
-coefficients of an image tell how much better its own conformation explains them than the mean of all conformations
-does. That difference is motion. What all images have in common is left out on purpose: a weak prior lets the mean
-conformation make up for whatever the beads lack, and free coefficients reward it, though atoms move away from where
-they are (docs/method.md).
+coefficients of some images tell how well they are explained, and how much better its own conformation explains an image
+than the mean of all conformations does: that difference is motion. Small gains do not count: a weak prior lets the mean
+conformation make up for whatever the beads lack, and free coefficients reward it a little, though atoms move away from
+where they are (docs/method.md).
 """
 
 import logging
@@ -40,7 +40,7 @@ class TrialSettings(Settings):
     images: int = Field(
         512, ge=2, description="images at most whose free coefficients decide; all of them are trained on"
     )
-    tolerance: float = Field(0.01, ge=0, description="share of the motion's nats that a stronger prior may cost")
+    tolerance: float = Field(0.01, ge=0, description="share of the nats, of all and of motion, that do not count")
 
     def epochs(self, total: int) -> set[int]:
         """Return the epochs after which strengths are tried in any case, of so many in all."""
@@ -102,6 +102,22 @@ class StrengthTrials:
         return generator.permutation(np.concatenate([self.held_out.own, more]))
 
 
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What free coefficients of the same images say, when training goes on with some strength.
+
+    Attributes
+    ----------
+    free : array (images,)
+        Nats by which an image is explained better than by nothing.
+    motion : array (images,)
+        Those by which its own conformation explains it better than the mean of all does.
+    """
+
+    free: Array
+    motion: Array
+
+
 @dataclass(frozen=True)
 class Choice:
     """What was tried, what came of it and what was chosen.
@@ -110,17 +126,20 @@ class Choice:
     ----------
     tried : tuple of float
         Strengths: first the one so far.
-    motion : tuple of float
-        Nats by which an image's own conformation explains it better than the mean of all does, for each.
-    change, error : tuple of float
+    free, motion : tuple of float
+        Means over images of what `Tried` has, for each.
+    free_change, free_error, motion_change, motion_error : tuple of float
         Difference to the first in the same images, and its standard error.
     chosen : float
     """
 
     tried: tuple[float, ...]
+    free: tuple[float, ...]
+    free_change: tuple[float, ...]
+    free_error: tuple[float, ...]
     motion: tuple[float, ...]
-    change: tuple[float, ...]
-    error: tuple[float, ...]
+    motion_change: tuple[float, ...]
+    motion_error: tuple[float, ...]
     chosen: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -129,17 +148,19 @@ class Choice:
 
     def __str__(self) -> str:
         said = (
-            f"{strength:g}: {change:+.2f} ± {error:.2f}"
-            for strength, change, error in zip(self.tried[1:], self.change[1:], self.error[1:], strict=True)
+            f"{self.tried[k]:.4g}: {self.free_change[k]:+.2f} ± {self.free_error[k]:.2f}, of motion "
+            f"{self.motion_change[k]:+.2f} ± {self.motion_error[k]:.2f}"
+            for k in range(1, len(self.tried))
         )
-        what = "stays" if self.chosen == self.tried[0] else f"becomes {self.chosen:g}"
-        return f"prior strength {self.tried[0]:g} {what} (motion {self.motion[0]:.2f} nats/image; {', '.join(said)})"
+        what = "stays" if self.chosen == self.tried[0] else f"becomes {self.chosen:.4g}"
+        now = f"free {self.free[0]:.2f} nats/image, of motion {self.motion[0]:.2f}"
+        return f"prior strength {self.tried[0]:.4g} {what} ({now}; {'; '.join(said)})"
 
 
 def choose(
-    strength: float, factors: Sequence[float], motion_at: Callable[[float], Array], settings: TrialSettings
+    strength: float, factors: Sequence[float], go_on_with: Callable[[float], Tried], settings: TrialSettings
 ) -> Choice:
-    """Try weaker or stronger priors, and take the strongest that costs no motion.
+    """Try weaker or stronger priors, and take the strongest that costs nothing.
 
     Parameters
     ----------
@@ -147,28 +168,41 @@ def choose(
         So far.
     factors
         By which it is changed, weaker ones first.
-    motion_at
-        Nats of motion of each of the same images (m,), when training goes on with a strength.
+    go_on_with
+        Returns what free coefficients say when training goes on with a strength.
     settings
-        What decides: a stronger prior is taken unless the motion falls by more than the tolerance or its standard
-        error, a weaker one if the motion rises by more than the tolerance and twice its standard error.
+        What decides. A weaker prior is taken if images are explained better, or their motion is, by more than the
+        tolerance and twice the standard error. A stronger one is taken unless either is explained worse by more than
+        the tolerance and the standard error.
     """
     tried = (strength, *(strength * factor for factor in factors))
-    motion = [motion_at(each) for each in tried]
-    change = [motions - motion[0] for motions in motion]
-    mean = [float(values.mean()) for values in change]
-    error = [float(values.std(ddof=1) / np.sqrt(len(values))) for values in change]
-    tolerance = settings.tolerance * max(float(motion[0].mean()), 0.0)
+    found = [go_on_with(each) for each in tried]
+    free, motion = (_compare([getattr(one, name) for one in found]) for name in ("free", "motion"))
     chosen = tried[0]
-    for other, gained, sure in zip(tried[1:], mean[1:], error[1:], strict=True):
-        if other < strength and gained > max(tolerance, 2 * sure):
+    for number, other in enumerate(tried[1:], start=1):
+        gains = [
+            (change[number], error[number], settings.tolerance * max(mean[0], 0.0))
+            for mean, change, error in (free, motion)
+        ]
+        if other < strength and any(gained > max(tolerance, 2 * error) for gained, error, tolerance in gains):
             chosen = other
             break
-        if other > strength and gained > -max(tolerance, sure):
+        if other > strength and all(gained > -max(tolerance, error) for gained, error, tolerance in gains):
             chosen = other
-    choice = Choice(tried, tuple(float(values.mean()) for values in motion), tuple(mean), tuple(error), chosen)
+    choice = Choice(tried, *free, *motion, chosen)
     logger.info("%s", choice)
     return choice
+
+
+def _compare(values: Sequence[Array]) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return the mean of each, and its difference to the first in the same images with its standard error."""
+    changes = [each - values[0] for each in values]
+    errors = (float(change.std(ddof=1) / np.sqrt(len(change))) for change in changes)
+    return (
+        tuple(float(each.mean()) for each in values),
+        tuple(float(change.mean()) for change in changes),
+        tuple(errors),
+    )
 
 
 def _rounded(value: Any) -> Any:

@@ -16,6 +16,7 @@ from cryomorph.particles.stack import ParticleStack
 from cryomorph.posterior import WEAKEST_PRIOR, posteriors
 from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
+from cryomorph.selection import Selection
 
 SAMPLE = 64
 """Particles that tell along which directions of latent space images say anything."""
@@ -74,7 +75,7 @@ class Uncertainty:
     Attributes
     ----------
     latents : array (m, d)
-        The most probable ones, given all Fourier coefficients of the image.
+        The most probable ones.
     directions : array (d, k)
         Orthonormal columns: those about which images say something.
     covariance : array (m, k, k)
@@ -116,6 +117,7 @@ def find_uncertainty(
     start: Callable[[ParticleBatch, Tensor], Tensor],
     *,
     latent_prior: float,
+    selection: Selection | None = None,
     progress: Progress | None = None,
 ) -> Uncertainty:
     """Find the posterior of every particle of a stack, about where its latents are after training.
@@ -126,7 +128,7 @@ def find_uncertainty(
         Trained, in evaluation mode.
     stack
         All its particles.
-    start, latent_prior, progress
+    start, latent_prior, selection, progress
         As in `cryomorph.posterior.posteriors`.
     """
     prior = max(latent_prior, WEAKEST_PRIOR)
@@ -140,6 +142,7 @@ def find_uncertainty(
         np.arange(len(stack)),
         start,
         latent_prior=latent_prior,
+        selection=selection,
         directions=followed,
         highest=directions.highest,
         steps=REFINING,

@@ -158,9 +158,14 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         progress=bar,
     )
     if first_process:
+        uncertainty = _uncertainty(config, reconstruction, latents, stack, progress)
+        if latents.per_particle:
+            rows = torch.arange(len(stack), device=fabric.device)
+            most_probable = torch.from_numpy(uncertainty.latents).to(fabric.device)
+            latents.place(trainer.optimisation.of_latents, rows, most_probable)
         if reconstruction.poses.finds:
             run.save_poses(_all_poses(reconstruction, latents, stack, fabric.device))
-        run.save_posterior(_uncertainty(config, reconstruction, latents, stack, progress))
+        run.save_posterior(uncertainty)
         run.save_latents(_all_latents(latents, stack, fabric.device))
     fabric.barrier()
     return run
@@ -331,12 +336,13 @@ def background_radius(template: Template, stack: ParticleStack) -> float:
 def _uncertainty(
     config: RunConfig, reconstruction: Reconstruction, latents: Latents, stack: ParticleStack, progress: Progress | None
 ) -> Uncertainty:
-    """Return how sure the conformation of every particle is, given all coefficients of its image."""
+    """Find the most probable latents of every particle, and how sure they are, given what the fit sees of its image."""
     latents.eval()
     return find_uncertainty(
         reconstruction.eval(),
         stack,
         lambda batch, observed: latents(batch),
+        selection=reconstruction.likelihood.selection,
         latent_prior=config.latent_prior,
         progress=progress,
     )
