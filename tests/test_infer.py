@@ -98,7 +98,7 @@ def test_images_choose_where_their_latents_start(simulated, table_run, tmp_path,
     """After one pass at next to no learning rate latents are where they were put, one of the few places."""
     settings = read_config(table_run / "config.yaml")
     still = settings.model_copy(
-        update={"training": settings.training.model_copy(update={"latent_learning_rate": 1e-30})}
+        update={"training": settings.training.model_copy(update={"latent_learning_rate": 1e-30, "latent_steps": 0})}
     )
     run = shutil.copytree(table_run, tmp_path / "run")
     still.write(run / "config.yaml")
@@ -251,7 +251,13 @@ def start_settings(simulated, folder, **changes):
     return run_settings(simulated, start_from=str(folder), **changes)
 
 
-STILL = {"epochs": 1, "batch_size": 24, "learning_rate": 1e-30, "latent_learning_rate": 1e-30}
+STILL = {
+    "epochs": 1,
+    "batch_size": 24,
+    "learning_rate": 1e-30,
+    "latent_learning_rate": 1e-30,
+    "latent_steps": 0,
+}
 
 
 @pytest.mark.parametrize("latents", ["table", "variational"])
@@ -286,7 +292,10 @@ def test_a_run_goes_on_from_one_with_the_same_settings(simulated, tmp_path, chan
     settings = start_settings(simulated, tmp_path / "one", training=training, calibration=calibration, **changes)
     train(parse_config(settings, "test"), tmp_path / "two")
     (new,) = states
-    assert_same_bits(dict(new["latents"]), dict(old["latents"]))
+    for name, value in old["latents"].items():
+        if name == "table.weight":  # it begins where the other one ended, which is where its latents.npy says
+            value[:, :2] = torch.from_numpy(latents_of(tmp_path / "one"))
+        assert torch.equal(new["latents"][name], value)
     assert_same_bits(new["calibration"], old["calibration"])
     assert_same_bits(
         *(

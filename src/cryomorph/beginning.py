@@ -87,12 +87,12 @@ def take_over(trainer: Trainer, config: RunConfig, earlier: FittedRun, progress:
     latents = trainer.latents
     if not latents.per_particle or (config.infer_from is None and config.latents == earlier.config.latents):
         latents.load_state_dict(state["latents"])
-    elif config.infer_from is None:
+    if latents.per_particle and config.infer_from is None:
         rows = torch.arange(len(earlier.latents), device=trainer.fabric.device)
         latents.place(
             trainer.optimisation.of_latents, rows, torch.from_numpy(earlier.latents).to(trainer.fabric.device)
         )
-    else:
+    elif latents.per_particle:
         _place_where_images_fit(trainer, places_among(earlier.latents, config.seed), progress or Silent())
 
 

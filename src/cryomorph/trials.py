@@ -34,13 +34,13 @@ class TrialSettings(Settings):
 
     after: tuple[float, ...] = Field((0.3, 0.6), description="shares of the epochs after which strengths are tried")
     again: float = Field(0.1, gt=0, description="share of the epochs after which a change is tried to be carried on")
-    last: float = Field(0.8, description="share of the epochs after which nothing is tried any more")
+    last: float = Field(0.7, description="share of the epochs after which nothing is tried any more")
     factor: float = Field(3.0, gt=1, description="by which the strength is raised and lowered")
     share: float = Field(0.25, gt=0, le=1, description="of an epoch that each strength is tried for")
     images: int = Field(
         512, ge=2, description="images at most whose free coefficients decide; all of them are trained on"
     )
-    tolerance: float = Field(0.01, ge=0, description="share of the nats, of all and of motion, that do not count")
+    tolerance: float = Field(0.005, ge=0, description="share of the nats, of all and of motion, that do not count")
 
     def epochs(self, total: int) -> set[int]:
         """Return the epochs after which strengths are tried in any case, of so many in all."""

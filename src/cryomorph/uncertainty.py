@@ -26,8 +26,6 @@ LEAST_INFORMATION = 0.5
 than the prior, the mean over the sample is taken."""
 MOST_DIRECTIONS = 8
 """That are looked at in every image, so that decoders with very many latents cost no more."""
-REFINING = 4
-"""Steps at most; training has left the latents of most particles near the most probable ones."""
 ENOUGH = 0.05
 """Nats that a step must promise: latents are then nearer than a third of their uncertainty."""
 BEYOND = 0.03
@@ -117,6 +115,7 @@ def find_uncertainty(
     start: Callable[[ParticleBatch, Tensor], Tensor],
     *,
     latent_prior: float,
+    steps: int,
     selection: Selection | None = None,
     progress: Progress | None = None,
 ) -> Uncertainty:
@@ -128,7 +127,7 @@ def find_uncertainty(
         Trained, in evaluation mode.
     stack
         All its particles.
-    start, latent_prior, selection, progress
+    start, latent_prior, steps, selection, progress
         As in `cryomorph.posterior.posteriors`.
     """
     prior = max(latent_prior, WEAKEST_PRIOR)
@@ -145,7 +144,7 @@ def find_uncertainty(
         selection=selection,
         directions=followed,
         highest=directions.highest,
-        steps=REFINING,
+        steps=steps,
         enough=ENOUGH,
         progress=progress,
         title="uncertainty",

@@ -342,6 +342,7 @@ def _uncertainty(
         reconstruction.eval(),
         stack,
         lambda batch, observed: latents(batch),
+        steps=config.training.latent_steps if latents.per_particle else 0,
         selection=reconstruction.likelihood.selection,
         latent_prior=config.latent_prior,
         progress=progress,

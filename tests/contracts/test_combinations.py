@@ -54,7 +54,7 @@ def test_every_combination_learns(simulated, tmp_path, monkeypatch, decoder, lat
         decoder=quick(decoder),
         latents={"kind": latents} | LATENTS[latents],
         poses={"kind": poses} | POSES[poses],
-        training={"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
+        training={"epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "latent_steps": 0},
         calibration={"shells": "none"},
         likelihood="direct",
     )
