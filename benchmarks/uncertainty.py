@@ -3,10 +3,12 @@
 Example
 -------
 python benchmarks/uncertainty.py --json rows.json
+python benchmarks/uncertainty.py --of-beads --json rows.json
 python benchmarks/uncertainty.py --run out --truth particles_truth.npz --json rows.json
 
 The first simulates images of a molecule that moves along some of its normal modes, a tenth of them nothing but noise,
-and has a decoder of these very modes find them. The second takes a finished run of `cryomorph train` on images of a
+and has a decoder of these very modes find them. The second makes the images of the beads themselves and white noise, so
+that nothing of the model is wrong. The third takes a finished run of `cryomorph train` on images of a
 path of conformations, and looks at where each particle is along the molecule's main motion.
 """
 
@@ -26,13 +28,23 @@ from cryomorph.demo import demo_data
 from cryomorph.evaluation import read_truth
 from cryomorph.expansion import STEP
 from cryomorph.fitted import FittedRun
+from cryomorph.fourier import band
+from cryomorph.geometry import project
+from cryomorph.likelihood.base import contrast_transfer
+from cryomorph.likelihood.direct import projection_coefficients
+from cryomorph.particles.stack import ParticleStack
 from cryomorph.simulate.settings import Mixture, Motion, SimulationSettings
+from cryomorph.structure.beads import bead_model
+from cryomorph.structure.model import read_template
 from cryomorph.workflows import simulate_images, train
 
 INTERVALS = {"68": 1.0, "95": 1.96}
 """Half the width of the central intervals of a normal distribution, in standard deviations: 68.3 and 95.0 %."""
 DEGREE = 5
 """Of the polynomial that takes estimates to the truth: what all particles have in common is no uncertainty of one."""
+
+GAIN = 0.47
+"""Of beads in the units of the noise: what training finds in the multislice images of adenylate kinase."""
 
 Array = NDArray[np.float64]
 
@@ -58,6 +70,8 @@ def modes_in_the_class(folder: Path, arguments: argparse.Namespace) -> list[dict
         seed=arguments.seed,
     )
     star = simulate_images(model, out, settings, template=model)
+    if arguments.of_beads:
+        make_of_beads(out, arguments.seed)
     junk = np.random.default_rng(arguments.seed).random(arguments.images) < arguments.junk
     with mrcfile.open(out / "particles.mrcs", "r+") as stack:
         background = stack.data[:, 0]  # a row without particle
@@ -95,6 +109,27 @@ def modes_in_the_class(folder: Path, arguments: argparse.Namespace) -> list[dict
             "taken_for_junk": int((called & real).sum()),
         },
     ]
+
+
+def make_of_beads(folder: Path, seed: int) -> None:
+    """Replace images by projections of the model's own beads in white noise of variance 1."""
+    stack, truth = ParticleStack.open(folder / "particles.star"), np.load(folder / "truth.npz")
+    beads = bead_model(read_template(folder / "template.cif"), "residue")
+    generator = torch.Generator().manual_seed(seed)
+    highest, box = band(stack.box), stack.box
+    with mrcfile.open(folder / "particles.mrcs", "r+") as images:
+        for rows in np.array_split(np.arange(len(stack)), -(-len(stack) // 64)):
+            batch = stack.batch(rows, images=False)
+            x = torch.from_numpy(truth["coordinates"][truth["conformation"][rows]]).float()
+            seen = beads(x)
+            assert batch.rotation is not None
+            points = project(seen.positions, batch.rotation, batch.shift)
+            model = projection_coefficients(points, seen.amplitude, seen.width, batch.pixel_size, box)
+            spectrum = torch.zeros(len(rows), box, box // 2 + 1, dtype=model.dtype)
+            index = torch.arange(-highest, highest + 1) % box
+            spectrum[:, index, : highest + 1] = model * contrast_transfer(batch, box)
+            clean = torch.fft.fftshift(torch.fft.irfft2(spectrum, s=(box, box)), dim=(-2, -1))
+            images.data[rows] = (GAIN * clean + torch.randn(clean.shape, generator=generator)).numpy()
 
 
 def _signs(run: FittedRun, weights: Array) -> Array:
@@ -137,6 +172,7 @@ def main() -> None:
     parser.add_argument("--modes", type=int, default=4)
     parser.add_argument("--dose", type=float, default=100.0, help="electrons per Å²")
     parser.add_argument("--junk", type=float, default=0.1, help="share of images that are noise alone")
+    parser.add_argument("--of-beads", action="store_true", help="make images of the beads themselves and white noise")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, help="finished run of a learned decoder, instead of the simulation")

@@ -13,14 +13,17 @@ from cryomorph.expansion import STEP, Seen, expand
 from cryomorph.fourier import image_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.stack import ParticleStack
-from cryomorph.posterior import WEAKEST_PRIOR, posteriors
+from cryomorph.posterior import WEAKEST_PRIOR, find_posterior, posteriors
 from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.selection import Selection
+from cryomorph.widening import widening
 
 SAMPLE = 64
 """Particles that tell along which directions of latent space images say anything."""
 SAMPLE_AT_ONCE = 8
+SHAPED = 48
+"""Particles that tell how much wider posteriors are than normal distributions of their curvature."""
 LEAST_INFORMATION = 0.5
 """About a direction that is looked at in every image, relative to the prior's. Of the others, which are hardly narrower
 than the prior, the mean over the sample is taken."""
@@ -135,6 +138,7 @@ def find_uncertainty(
     followed, other = directions.followed, directions.basis[:, directions.count :].double()
     parts: list[tuple[NDArray[np.float32], ...]] = []
     evidence, squares = [], torch.zeros_like(directions.rest)
+    wider = shape_factor(reconstruction, stack, start, directions, latent_prior=prior, steps=steps, selection=selection)
     found = posteriors(
         reconstruction,
         stack,
@@ -150,10 +154,10 @@ def find_uncertainty(
         title="uncertainty",
     )
     for _, posterior in found:
-        square = posterior.deviation.square() + directions.rest
+        square = wider * posterior.deviation.square() + directions.rest
         squares += square.sum(0)
         told = -0.5 * torch.logdet(prior * posterior.inside)
-        arrays = (posterior.mean, posterior.inside, square.mean(1).sqrt(), told, -posterior.misfit)
+        arrays = (posterior.mean, wider * posterior.inside, square.mean(1).sqrt(), told, -posterior.misfit)
         parts.append(tuple(array.float().cpu().numpy() for array in arrays))
         evidence.append(posterior.evidence.cpu().numpy())
     latents, covariance, deviation, information, explained = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -170,6 +174,45 @@ def find_uncertainty(
         explained=explained,
         junk=junk_probability(np.concatenate(evidence)).astype(np.float32),
     )
+
+
+def shape_factor(
+    reconstruction: Reconstruction,
+    stack: ParticleStack,
+    start: Callable[[ParticleBatch, Tensor], Tensor],
+    directions: Directions,
+    *,
+    latent_prior: float,
+    steps: int,
+    selection: Selection | None,
+) -> float:
+    """Return by which factor variances exceed those of Laplace's approximation, on average over some particles.
+
+    Other parameters are those of `find_uncertainty`.
+    """
+    device = reconstruction.likelihood.gain.device
+    rows = np.linspace(0, len(stack) - 1, min(SHAPED, len(stack))).astype(np.int64)
+    factors = []
+    for part in np.array_split(rows, -(-len(rows) // SAMPLE_AT_ONCE)):
+        batch = stack.batch(part).to(device)
+        assert batch.image is not None
+        observed = image_coefficients(batch.image)
+        seen = Seen.of(reconstruction, batch, observed, stack.box, selection, directions.highest)
+        posterior = find_posterior(
+            reconstruction,
+            batch,
+            observed,
+            start(batch, observed),
+            box=stack.box,
+            latent_prior=latent_prior,
+            selection=selection,
+            directions=directions.followed,
+            highest=directions.highest,
+            steps=steps,
+            enough=ENOUGH,
+        )
+        factors.append(widening(seen, posterior, directions.followed, latent_prior))
+    return max(float(torch.cat(factors).mean()), 1.0)
 
 
 @torch.no_grad()
