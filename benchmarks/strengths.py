@@ -7,7 +7,7 @@ python benchmarks/strengths.py --data DATA --out results --systems adk-1k,adk-3k
     --settings S25,S100,S400
 
 `DATA` holds `adk` (images of an established multislice program), `hsp90` and `nsp13` (models). All other images are
-simulated here. Every setting is one change to the defaults. What was simulated, trained and evaluated before is not
+simulated here. Every setting is one change to the defaults, of which `auto` is one. What was simulated, trained and evaluated before is not
 done again.
 """
 
@@ -23,24 +23,18 @@ from pathlib import Path
 from cryomorph.demo import MODEL, TOPOLOGY, TRAJECTORY, demo_data
 
 SETTINGS: dict[str, list[str]] = {
-    "default": [],
-    "S10": ["--prior-strength", "10"],
-    "S25": ["--prior-strength", "25"],
-    "S30": ["--prior-strength", "30"],
-    "S100": [],
-    "S300": ["--prior-strength", "300"],
-    "S400": ["--prior-strength", "400"],
-    "S1000": ["--prior-strength", "1000"],
-    "P0.3": ["--latent-prior", "0.3"],
-    "P3": ["--latent-prior", "3"],
-    "d2": ["--latent-dim", "2"],
-    "ca": ["--beads", "ca"],
-    "atom": ["--beads", "atom"],
-    "E15": ["--epochs", "15"],
-    "E60": ["--epochs", "60"],
-    "auto": ["--auto"],
+    "auto": [],
+    **{f"S{strength}": ["--prior-strength", str(strength)] for strength in (3, 10, 25, 30, 100, 300, 400, 1000)},
+    "P0.3": ["--no-auto", "--latent-prior", "0.3"],
+    "P3": ["--no-auto", "--latent-prior", "3"],
+    "d2": ["--no-auto", "--latent-dim", "2"],
+    "ca": ["--no-auto", "--beads", "ca"],
+    "atom": ["--no-auto", "--beads", "atom"],
+    "E15": ["--no-auto", "--epochs", "15"],
+    "E60": ["--no-auto", "--epochs", "60"],
 }
-TUNED = "default,S10,S30,S300,S1000,P0.3,P3,d2,ca,E15,E60"
+"""Options of each; with `--no-auto` the strength is 100."""
+TUNED = "auto,S10,S30,S100,S300,S1000,P0.3,P3,d2,ca,E15,E60"
 ADK = ["--box", "96", "--pixel-size", "2.5", "--defocus", "12000,20000"]
 
 
