@@ -7,8 +7,8 @@ python benchmarks/strengths.py --data DATA --out results --systems adk-1k,adk-3k
     --settings S25,S100,S400
 
 `DATA` holds `adk` (images of an established multislice program), `hsp90` and `nsp13` (models). All other images are
-simulated here. Every setting is one change to the defaults, of which `auto` is one. What was simulated, trained and evaluated before is not
-done again.
+simulated here. Every setting is one change to the defaults, of which `auto` is one. What was simulated, trained and
+evaluated before is not done again.
 """
 
 import argparse
