@@ -317,7 +317,7 @@ SHORT = {"epochs": 3, "batch_size": 6}
 def two_processes(localhost, simulated, tmp_path_factory):
     """What a run of two processes printed and left; 47 particles, so that the processes own different numbers."""
     out = tmp_path_factory.mktemp("two") / "run"
-    settings = run_settings(simulated, training=SHORT)
+    settings = run_settings(simulated, training=SHORT | {"latent_steps": 0})
     settings["particles"]["first"] = 47
     return run_command(command(out, settings, 2)), out, settings
 
@@ -340,7 +340,7 @@ def test_two_processes_train_all_particles_into_one_checkpoint(two_processes, tm
     table = state["latents"]["table.weight"]
     np.testing.assert_array_equal(table.numpy(), latents_of(out))
     # The same start in one process, one epoch at a rate of next to nothing.
-    still = {"epochs": 1, "learning_rate": 1e-30, "latent_learning_rate": 1e-30}
+    still = {"epochs": 1, "learning_rate": 1e-30, "latent_learning_rate": 1e-30, "latent_steps": 0}
     train(parse_config(settings | {"training": still}, "test"), tmp_path / "run")
     moved = np.abs(latents_of(tmp_path / "run") - table.numpy()).max(1)
     assert moved.min() > 1e-4
