@@ -207,6 +207,14 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(copied, finished, keep):
     assert folder_state(copied) == before
 
 
+def test_a_checkpoint_of_an_earlier_version_is_refused(copied):
+    state = RunFolder(copied).load_checkpoint()
+    del state["best"]
+    RunFolder(copied).save_checkpoint(state)
+    with pytest.raises(InputError, match="written by an earlier version; train again, with another --out"):
+        RunFolder(copied).load_checkpoint()
+
+
 def test_a_checkpoint_of_something_else_is_refused(copied):
     torch.save({"weights": torch.zeros(3)}, copied / "checkpoint.pt")
     with pytest.raises(InputError, match=r"checkpoint\.pt: damaged or not a checkpoint"):
