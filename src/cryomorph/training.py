@@ -271,7 +271,8 @@ class Trainer:
 
     def try_strengths(self, progress: Progress) -> dict[str, Any]:
         """Choose the strength of the geometric priors, if it is time; returns what to say about it."""
-        factors = () if self.trials is None else self.trials.factors(self.epoch, self.settings.epochs)
+        strength = float(self.reconstruction.strength)
+        factors = () if self.trials is None else self.trials.factors(strength, self.epoch, self.settings.epochs)
         if self.trials is None or not factors:
             return {}
         rows = self.trials.rows(self.epoch)
@@ -288,7 +289,7 @@ class Trainer:
             return found
 
         try:
-            choice = choose(float(self.reconstruction.strength), factors, go_on_with, self.trials.settings)
+            choice = choose(strength, factors, go_on_with, self.trials.settings)
         finally:
             progress.finish()
         self._begin_epoch()

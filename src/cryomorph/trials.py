@@ -25,8 +25,11 @@ Array = NDArray[np.float64]
 
 MOST_OF_TRIAL = 8192
 """Images at most that a strength is tried on."""
+SAME = 1.01
+"""By which strengths may differ that count as the same."""
 START = 100.0
-"""Strength that training begins with, unless one is given."""
+"""Strength that training begins with, unless one is given, and the strongest that is chosen: where images say little of
+their differences, nothing would hold a stronger one back (docs/benchmarks.md)."""
 
 
 class TrialSettings(Settings):
@@ -83,11 +86,14 @@ class StrengthTrials:
         self.more = min(max(round(self.images * owned.mean()) - len(held_out.own), 0), len(self.others))
         self.carry_on = {"epoch": 0.0, "factor": 1.0}
 
-    def factors(self, epoch: int, total: int) -> tuple[float, ...]:
+    def factors(self, strength: float, epoch: int, total: int) -> tuple[float, ...]:
         """Return by how much the strength is to be changed in trials after an epoch, of so many; nothing if in none."""
+        factors: tuple[float, ...] = ()
         if epoch in self.settings.epochs(total):
-            return 1 / self.settings.factor, self.settings.factor
-        return (self.carry_on["factor"],) if epoch == self.carry_on["epoch"] else ()
+            factors = 1 / self.settings.factor, self.settings.factor
+        elif epoch == self.carry_on["epoch"]:
+            factors = (self.carry_on["factor"],)
+        return tuple(factor for factor in factors if strength * factor < START * SAME)
 
     def decided(self, choice: "Choice", epoch: int, total: int) -> None:
         """Take note of what was chosen after an epoch."""
