@@ -38,6 +38,7 @@ class RunFolder:
     `posterior.npz`         how sure each conformation is, and junk, when training is complete
     `calibration.npz`       noise and signal of each Fourier shell, when they are calibrated
     `calibration.svg`       the same, to look at
+    `analysis`              folder of what `cryomorph analyze` finds
     `cache`                 folder of files that are made again when they are missing
     ======================  =================================================================
     """
@@ -98,6 +99,11 @@ class RunFolder:
     def calibration_plot(self) -> Path:
         """The newest calibration, to look at."""
         return self.path / "calibration.svg"
+
+    @property
+    def analysis(self) -> Path:
+        """Folder of what `cryomorph analyze` finds; all of it can be made again."""
+        return self.path / "analysis"
 
     @property
     def cache(self) -> Path:

@@ -1,4 +1,4 @@
-"""What an analysis holds, and how it is kept in the run folder."""
+"""What an analysis holds; `cryomorph.analysis.store` keeps it in the run folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
