@@ -66,8 +66,8 @@ def test_work_and_free_are_the_likelihood_s_own_misfits(calibrated):
     comparison = held_out(batch, beads, calibration=shells if calibrated else None, model_gain=0.3)
     found, selection = comparison.measure(), comparison.selection
     work, free = (expected_misfit(comparison, batch, beads, part) for part in (selection, selection.complement))
-    np.testing.assert_allclose(found.work.sum(1), -work * 4 / 3, rtol=1e-9)
-    np.testing.assert_allclose(found.free.sum(1), -free * 4, rtol=1e-9)
+    np.testing.assert_allclose(found.work.sum(1), -work * 4 / 3, rtol=1e-5)
+    np.testing.assert_allclose(found.free.sum(1), -free * 4, rtol=1e-5)
     again = comparison.measure()  # with the coefficients that were kept
     np.testing.assert_array_equal(found.free, again.free)
 
@@ -81,7 +81,7 @@ def test_scales_are_found_from_what_was_seen_alone():
     cross, power = likelihood.terms(same, batch.rotation, batch.shift, batch)
     scale = likelihood.scale(cross, power, batch)
     np.testing.assert_allclose(
-        first.work.sum(1), (scale * cross - 0.5 * scale.square() * power).numpy() * 4 / 3, rtol=1e-9
+        first.work.sum(1), (scale * cross - 0.5 * scale.square() * power).numpy() * 4 / 3, rtol=1e-5
     )
 
 

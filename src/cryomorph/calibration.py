@@ -18,9 +18,9 @@ from torch import Tensor
 from cryomorph.components import Settings
 from cryomorph.fourier import band, image_coefficients, multiplicity, shell_index
 from cryomorph.geometry import project
+from cryomorph.gridding.projections import bead_coefficients
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration, contrast_transfer
-from cryomorph.likelihood.direct import projection_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import prefetch, spread_over_groups
 from cryomorph.particles.stack import ParticleStack
@@ -80,7 +80,7 @@ class ShellSums:
         beads = reconstruction.beads(x)
         transfer = contrast_transfer(batch, box)
         points = project(beads.positions, *reconstruction.poses.best(batch))
-        model = projection_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box) * transfer
+        model = bead_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box) * transfer
         kept = torch.ones_like(transfer)
         if reconstruction.likelihood.selection is not None:  # what is kept out of the fit says nothing here either
             kept = kept * reconstruction.likelihood.selection.of(batch.index)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cryomorph.fourier import band, inside_circle, shell_index
 from cryomorph.geometry import project
-from cryomorph.likelihood.direct import projection_coefficients
+from cryomorph.gridding.projections import bead_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.selection import Selection
@@ -98,7 +98,7 @@ class Seen:
         """Return what is expected of conformations (b, n, 3) at gain 1, shape (b, 2 c)."""
         beads = self.reconstruction.beads(x)
         points = project(beads.positions, self.rotation, self.shift)
-        model = projection_coefficients(points, beads.amplitude, beads.width, self.batch.pixel_size, self.box)
+        model = bead_coefficients(points, beads.amplitude, beads.width, self.batch.pixel_size, self.box)
         kept = model.flatten(1).index_select(1, self.inside)
         return torch.view_as_real(kept * self.transfer).flatten(1)
 

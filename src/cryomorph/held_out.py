@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cryomorph.fourier import band, image_coefficients, shell_index
 from cryomorph.geometry import project
+from cryomorph.gridding.projections import bead_coefficients
 from cryomorph.latents.base import Latents
-from cryomorph.likelihood.direct import projection_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import prefetch, spread_over_groups
 from cryomorph.particles.stack import ParticleStack
@@ -223,7 +223,7 @@ class HeldOut:
         likelihood = reconstruction.likelihood
         beads = reconstruction.beads(x)
         points = project(beads.positions, *reconstruction.poses.best(batch))
-        model = projection_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box)
+        model = bead_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box)
         transfer, seen = likelihood.transfer(batch, box), self.selection.of(batch.index)
         model = model * transfer
         weight = likelihood.weight(batch, box, every=True)

@@ -89,7 +89,7 @@ class Uncertainty:
         The same for each residue, root mean square over particles.
     information : array (m,)
         Nats that the image says about the latents: half the logarithm of the ratio of the determinants of prior and
-        posterior covariance.
+        posterior covariance, the latter by Laplace's approximation as it is; `covariance` is widened beyond it.
     explained : array (m,)
         Nats by which the conformation explains the image better than nothing does.
     junk : array (m,)
@@ -134,7 +134,7 @@ def find_uncertainty(
         As in `cryomorph.posterior.posteriors`.
     """
     prior = max(latent_prior, WEAKEST_PRIOR)
-    directions = informed_directions(reconstruction, stack, start, latent_prior=prior)
+    directions = informed_directions(reconstruction, stack, start, latent_prior=prior, selection=selection)
     followed, other = directions.followed, directions.basis[:, directions.count :].double()
     parts: list[tuple[NDArray[np.float32], ...]] = []
     evidence, squares = [], torch.zeros_like(directions.rest)
@@ -156,8 +156,9 @@ def find_uncertainty(
     for _, posterior in found:
         square = wider * posterior.deviation.square() + directions.rest
         squares += square.sum(0)
+        covariance = wider * posterior.inside
         told = -0.5 * torch.logdet(prior * posterior.inside)
-        arrays = (posterior.mean, wider * posterior.inside, square.mean(1).sqrt(), told, -posterior.misfit)
+        arrays = (posterior.mean, covariance, square.mean(1).sqrt(), told, -posterior.misfit)
         parts.append(tuple(array.float().cpu().numpy() for array in arrays))
         evidence.append(posterior.evidence.cpu().numpy())
     latents, covariance, deviation, information, explained = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -222,6 +223,7 @@ def informed_directions(
     start: Callable[[ParticleBatch, Tensor], Tensor],
     *,
     latent_prior: float,
+    selection: Selection | None = None,
 ) -> Directions:
     """Find along which directions of latent space the images say something, from some of the particles.
 
@@ -235,7 +237,7 @@ def informed_directions(
         assert batch.image is not None
         observed = image_coefficients(batch.image)
         z = start(batch, observed)
-        seen = Seen.of(reconstruction, batch, observed, stack.box)
+        seen = Seen.of(reconstruction, batch, observed, stack.box, selection)
         expansion = expand(seen, z, torch.eye(z.shape[1], device=device), latent_prior)
         curvatures.append(expansion.curvature)
         moves.append(expansion.move)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomorph.fourier import band, shell_index
+from cryomorph.gridding.box import BoxGrid
 from cryomorph.gridding.footprints import SUPPORT, Footprints, kernel_transform
 from cryomorph.gridding.transfer import Engine
-from cryomorph.likelihood._filtering import BoxGrid
 from cryomorph.likelihood._pairs import BoxPairs, PairTerm, Shares, axis_power, pixel_size_index
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.optics import phase_coefficients

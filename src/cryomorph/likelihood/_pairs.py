@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from cryomorph.fourier import inside_circle, shell_index
+from cryomorph.gridding.box import BoxGrid
 from cryomorph.gridding.footprints import Footprints
 from cryomorph.gridding.rows import Rows
 from cryomorph.gridding.transfer import Engine, transfer
-from cryomorph.likelihood._filtering import BoxGrid
 from cryomorph.likelihood._weighing import products
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.optics import phase_coefficients

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from cryomorph.errors import InputError
 from cryomorph.files import atomic_path
 from cryomorph.gridding import footprints
+from cryomorph.gridding.box import OVERSAMPLING
 from cryomorph.gridding.rows import Rows
-from cryomorph.likelihood._filtering import OVERSAMPLING, filtered_windows
+from cryomorph.likelihood._filtering import filtered_windows
 from cryomorph.likelihood.base import Likelihood
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import prefetch

@@ -16,11 +16,12 @@ from pydantic import Field
 from torch import Tensor
 
 from cryomorph.geometry import project
+from cryomorph.gridding.box import BoxGrid
 from cryomorph.gridding.footprints import SUPPORT, Footprints
 from cryomorph.gridding.rows import Rows
 from cryomorph.gridding.transfer import Engine, transfer
 from cryomorph.likelihood._cut import CutPairs, cut_pairs
-from cryomorph.likelihood._filtering import BoxGrid, filtered_windows
+from cryomorph.likelihood._filtering import filtered_windows
 from cryomorph.likelihood._pairs import BoxPairs, pixel_size_index
 from cryomorph.likelihood._store import WindowStore
 from cryomorph.likelihood.base import Likelihood, LikelihoodSettings
