@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,9 +95,13 @@ class FittedRun:
     def decode(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
         """Yield (rows, coordinates (b, n, 3) in Å) in batches, in the frame that the poses refer to."""
         for part in np.array_split(rows, max(1, -(-len(rows) // DECODE_BATCH))):
-            with torch.inference_mode():
-                decoded = self.model(torch.from_numpy(self.latents[part])).numpy()
-            if self.found_poses is not None:
-                rotation, translation = superpose_core(decoded, self.template.coordinates)
-                decoded = decoded @ np.swapaxes(rotation, 1, 2) + translation[:, None]
-            yield part, decoded
+            yield part, self.decode_latents(self.latents[part])
+
+    def decode_latents(self, latents: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return the coordinates (b, n, 3) in Å of any latents (b, d), in the frame that the poses refer to."""
+        with torch.inference_mode():
+            decoded: NDArray[Any] = self.model(torch.from_numpy(latents)).numpy()
+        if self.found_poses is not None:
+            rotation, translation = superpose_core(decoded, self.template.coordinates)
+            decoded = decoded @ np.swapaxes(rotation, 1, 2) + translation[:, None]
+        return decoded
