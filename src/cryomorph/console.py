@@ -1,9 +1,9 @@
 """How the command line looks: progress bars, messages, tables."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -42,6 +42,10 @@ POSES = {
     "shift_error_median_angstrom": ("shift, median", "{:.3f} Å"),
 }
 """Fields of an evaluation that are shown, and how."""
+WORDS = ("component", "motion", "residues that move as a body")
+"""Columns that are no numbers."""
+SHARE_SHOWN = 0.001
+"""Of the variance that a component has, to be shown."""
 MODES_SHOWN = 20
 """Rows of a table; of several domains, as many of each as go into it, but three at least."""
 
@@ -127,6 +131,40 @@ def show_evaluation(evaluation: "Evaluation", run: Path) -> None:
     poses = {label: form.format(values[name]) for name, (label, form) in POSES.items() if values[name] is not None}
     if poses:
         show_table(f"Error of the poses of {run}", poses)
+
+
+def show_analysis(summary: Mapping[str, Any], run: Path) -> None:
+    """Print the components, states and moving bodies of an analysis, as its `summary.json` has them."""
+    spread = summary["rmsd_from_mean_angstrom"]
+    say(f"Motion in {run}: {summary['particles']:,} particles, {spread:.2f} Å from their mean")
+    parts = [
+        (part["name"], f"{part['angstrom']:.2f} Å", f"{part['share']:.1%}")
+        for part in summary["components"]
+        if part["share"] >= SHARE_SHOWN
+    ]
+    _show_columns(("component", "rms over residues", "of the variance"), parts)
+    states = [
+        (str(state["state"]), f"{state['population']:,}", f"{state['share']:.1%}", str(state["particle"]))
+        for state in summary["states"]
+    ]
+    _show_columns(("state", "particles", "of all", "its middle is particle"), states)
+    bodies = [
+        (motion["name"], body["residues"], f"{body['rotation_degrees']:.1f}°", f"{body['shift_angstrom']:.1f} Å")
+        for motion in summary["motions"]
+        for body in motion["bodies"][1:]
+    ]
+    if bodies:
+        _show_columns(("motion", "residues that move as a body", "turn by", "shift by"), bodies)
+
+
+def _show_columns(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table with a heading."""
+    table = Table()
+    for name in names:
+        table.add_column(name, justify="left" if name in WORDS else "right")
+    for row in rows:
+        table.add_row(*(Text(value) for value in row))
+    console.print(table)
 
 
 def show_modes(modes: "MoleculeModes", model: Path) -> None:
