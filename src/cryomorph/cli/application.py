@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from cryomorph import __version__
+from cryomorph.cli.analyze import analyze
+from cryomorph.cli.check import check
 from cryomorph.cli.demo import demo
 from cryomorph.cli.infer import infer
 from cryomorph.cli.modes import modes
@@ -16,7 +18,7 @@ from cryomorph.cli.simulate import simulate
 from cryomorph.cli.train import train
 from cryomorph.errors import InputError
 
-COMMANDS = (train, infer, evaluate, export, simulate, modes, demo)
+COMMANDS = (check, train, infer, analyze, evaluate, export, simulate, modes, demo)
 """In the order of --help."""
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")

@@ -1,0 +1,155 @@
+"""The competition of hypotheses: what explains the images best, one mistake after the other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cryomorph.checks.hypothesis import Hypothesis, Score, Scorer
+from cryomorph.progress import Progress
+
+CERTAIN = 5.0
+"""Standard errors that leave no doubt."""
+CLEAR = 3.0
+"""Standard errors below which images do not tell two hypotheses apart."""
+SHARE = 0.1
+"""Of all that is explained, what a mistake must have cost to be called one."""
+MISTAKES = 4
+"""That are looked for in one file at most."""
+
+Changes = Mapping[str, Mapping[str, Any]]
+"""Names of alternatives, and how each changes a hypothesis."""
+
+
+class Alternatives(Protocol):
+    """A test by alternatives to what the file says."""
+
+    NAME: str
+
+    def alternatives(self, base: Hypothesis, scorer: Scorer) -> Changes:
+        """Return the alternatives to a hypothesis."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An alternative that explains the images better than what it was compared with.
+
+    Attributes
+    ----------
+    test, name : str
+        The test that it belongs to, and its own.
+    nats : float
+        Gained per image.
+    z : float
+        The same in standard errors.
+    before : float
+        Nats per image before.
+    """
+
+    test: str
+    name: str
+    nats: float
+    z: float
+    before: float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How a competition ended.
+
+    Attributes
+    ----------
+    scorer : Scorer
+    base : Hypothesis
+        What explains the images best.
+    mistakes : tuple of Mistake
+        That were found on the way there, in which order.
+    oriented : bool
+        Whether the images agree with their orientations: `base` explains them better than random ones.
+    rivals : mapping of test name to mapping of alternatives to (nats, z)
+        What each alternative explains more than `base`, which is negative where it is worse.
+    """
+
+    scorer: Scorer
+    base: Hypothesis
+    mistakes: tuple[Mistake, ...]
+    oriented: bool
+    rivals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+
+    @property
+    def score(self) -> Score:
+        """Of the best hypothesis."""
+        return self.scorer.score(self.base)
+
+    @property
+    def signal(self) -> bool:
+        """Whether anything of the template is seen in the images at all."""
+        return self.score.z > CERTAIN
+
+    def mistake(self, test: str) -> Mistake | None:
+        """Return what a test found, if anything."""
+        return next((mistake for mistake in self.mistakes if mistake.test == test), None)
+
+    def nearest(self, test: str) -> tuple[str, float, float] | None:
+        """Return the alternative of a test that comes nearest to the best hypothesis: name, nats and z."""
+        rivals = self.rivals.get(test, {})
+        return max(((name, *values) for name, values in rivals.items()), key=lambda rival: rival[1], default=None)
+
+
+def compete(scorer: Scorer, start: Hypothesis, tests: Sequence[Alternatives], progress: Progress) -> Outcome:
+    """Replace a hypothesis by the best alternative until none is clearly better.
+
+    Parameters
+    ----------
+    scorer
+        Of the hypotheses.
+    start
+        What the file says.
+    tests
+        Whose alternatives are tried.
+    progress
+        Told of every hypothesis.
+    """
+    base, mistakes = start, list[Mistake]()
+    for _ in range(MISTAKES):
+        tried = _try_all(scorer, base, tests, progress)
+        best = max(tried, key=lambda trial: scorer.score(trial[2]).mean, default=None)
+        if best is None or any(mistake.test == best[0] for mistake in mistakes):
+            break
+        nats, z = scorer.score(best[2]).over(scorer.score(base))
+        explained = scorer.score(best[2]).mean
+        if z < CERTAIN or nats < SHARE * explained or not (start.round or is_oriented(scorer, best[2])):
+            break
+        mistakes.append(Mistake(best[0], best[1], nats, z, scorer.score(base).mean))
+        base = best[2]
+    rivals: dict[str, dict[str, tuple[float, float]]] = {test.NAME: {} for test in tests}
+    for test, name, hypothesis in _try_all(scorer, base, tests, progress):
+        if not any(mistake.test == test for mistake in mistakes):
+            rivals[test][name] = scorer.score(hypothesis).over(scorer.score(base))
+    return Outcome(scorer, base, tuple(mistakes), not start.round and is_oriented(scorer, base), rivals)
+
+
+def is_oriented(scorer: Scorer, hypothesis: Hypothesis) -> bool:
+    """Tell whether images agree with the orientations of a hypothesis better than with random ones and with none."""
+    score = scorer.score(hypothesis)
+    others = [scorer.score(hypothesis.but(random=1)), scorer.score(hypothesis.but(round=True, moved=(0.0, 0.0, 0.0)))]
+    return all(score.over(other)[1] > CERTAIN for other in others)
+
+
+def _try_all(
+    scorer: Scorer, base: Hypothesis, tests: Sequence[Alternatives], progress: Progress
+) -> list[tuple[str, str, Hypothesis]]:
+    tried = [
+        (test.NAME, name, base.but(**changes))
+        for test in tests
+        for name, changes in test.alternatives(base, scorer).items()
+    ]
+    # Those that are rendered alike follow each other.
+    tried.sort(key=lambda trial: trial[2].rendering)
+    progress.start("comparing hypotheses", len(tried), "hypotheses")
+    try:
+        for _, _, hypothesis in tried:
+            scorer.score(hypothesis)
+            progress.advance()
+    finally:
+        progress.finish()
+    return tried
