@@ -66,8 +66,8 @@ def test_work_and_free_are_the_likelihood_s_own_misfits(calibrated):
     comparison = held_out(batch, beads, calibration=shells if calibrated else None, model_gain=0.3)
     found, selection = comparison.measure(), comparison.selection
     work, free = (expected_misfit(comparison, batch, beads, part) for part in (selection, selection.complement))
-    np.testing.assert_allclose(found.work.sum(1), -work * 4 / 3, rtol=1e-5)
-    np.testing.assert_allclose(found.free.sum(1), -free * 4, rtol=1e-5)
+    np.testing.assert_allclose(found.work.sum(1), -work * 4 / 3, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.free.sum(1), -free * 4, rtol=1e-5, atol=1e-6)
     again = comparison.measure()  # with the coefficients that were kept
     np.testing.assert_array_equal(found.free, again.free)
 
@@ -126,3 +126,13 @@ def test_there_is_no_summary_without_poses():
     means, free = comparison.summary(lambda *tensors: None)
     assert not means
     assert not len(free)
+
+
+def test_gain_is_a_mean_and_its_error():
+    before = Explained(np.zeros((4, 2)), np.zeros((4, 2)))
+    after = Explained(before.work, np.array([[1.0, 0.0], [2.0, 0.0], [1.0, 2.0], [0.0, 4.0]]))
+    mean, error = gain(after, before)
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    assert (mean, error) == pytest.approx((values.mean(), values.std(ddof=1) / 2))
+    none = Explained(*np.zeros((2, 0, 3)))
+    assert gain(none, none) == (0.0, float("inf"))

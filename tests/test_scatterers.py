@@ -1,16 +1,13 @@
 """Amplitudes from images: density about the molecule and faint residues, found where they are and only there."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
-from cryomorph.amplitudes import Slopes, evidence, minimise
+from cryomorph.amplitudes import Slopes, minimise
 from cryomorph.config import parse_config
 from cryomorph.errors import InputError
 from cryomorph.geometry import random_rotations
-from cryomorph.held_out import Explained
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSettings
 from cryomorph.run import RunFolder
@@ -21,10 +18,6 @@ from cryomorph.structure.scatterers import ScatteringSettings, lattice, scattere
 from cryomorph.workflows import simulate_images, train
 from dense_likelihood import coarse_batch
 from small_runs import assert_same_run, run_settings
-
-
-def alone(*tensors):
-    """One process has nothing to add up."""
 
 
 def test_places_are_about_the_molecule_and_not_in_it(dimer):
@@ -112,16 +105,6 @@ def test_the_minimum_between_bounds_has_no_way_down(high):
     assert (gradient[a == 0] > -1e-4).all()
     assert (gradient[a == high] < 1e-4).all()
     assert (a == 0).any()
-
-
-def test_evidence_is_a_mean_and_its_error():
-    before = Explained(np.zeros((4, 2)), np.zeros((4, 2)))
-    after = SimpleNamespace(free=np.array([[1.0, 0.0], [2.0, 0.0], [1.0, 2.0], [0.0, 4.0]]))
-    mean, error = evidence(after, before, alone)
-    values = np.array([1.0, 2.0, 3.0, 4.0])
-    assert (mean, error) == pytest.approx((values.mean(), values.std(ddof=1) / 2))
-    none = Explained(*np.zeros((2, 0, 3)))
-    assert evidence(none, none, alone) == (0.0, float("inf"))
 
 
 def test_amplitudes_that_nothing_could_judge_are_refused(simulated):

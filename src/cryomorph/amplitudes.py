@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cryomorph.fourier import band, image_coefficients, shell_index
 from cryomorph.geometry import project
-from cryomorph.held_out import Explained, HeldOut
+from cryomorph.held_out import HeldOut, gain
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.direct import projection_coefficients
 from cryomorph.particles.batch import ParticleBatch
@@ -221,25 +221,13 @@ class AmplitudeFit:
         old = {key: getattr(self.scatterers, key).clone() for key in found}
         for key, value in found.items():
             getattr(self.scatterers, key).copy_(value)
-        mean, error = evidence(self.held_out.measure(), before, add_up)
+        mean, error = gain(self.held_out.measure(), before, add_up)
         keep = mean > EVIDENCE * error
         if not keep:
             for key, value in old.items():
                 getattr(self.scatterers, key).copy_(value)
         verdict = "kept" if keep else "not kept"
         logger.info("%s: %s, free coefficients gain %.2f ± %.2f nats/image", name, verdict, mean, error)
-
-
-def evidence(after: Explained, before: Explained, add_up: AddUp) -> tuple[float, float]:
-    """Return by how many nats free coefficients of an image are explained better, and the error, over all processes."""
-    difference = torch.from_numpy((after.free - before.free).sum(1))
-    sums = torch.tensor([len(difference), difference.sum(), difference.square().sum()], dtype=torch.float64)
-    add_up(sums)
-    count, total, squared = sums.tolist()
-    if count < 2:
-        return 0.0, float("inf")
-    mean = total / count
-    return mean, max((squared / count - mean**2) / (count - 1), 0.0) ** 0.5
 
 
 def minimise(curvature: Array, slope: Array, start: Array, low: float, high: float) -> Array:

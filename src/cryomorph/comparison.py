@@ -278,19 +278,6 @@ class _Superposed(ConformationModel):
         return torch.from_numpy(moved).to(x) - self.template
 
 
-class _Still(ConformationModel):
-    """One conformation (n, 3), whatever the latents."""
-
-    still: Tensor
-
-    def __init__(self, template: Template, latent_dim: int, conformation: Array) -> None:
-        super().__init__(template, latent_dim)
-        self.register_buffer("still", torch.from_numpy(conformation - template.coordinates).float())
-
-    def displacement(self, z: Tensor) -> Tensor:
-        return self.still.expand(len(z), -1, -1)
-
-
 def _on_core(x: Array, template: Array) -> Array:
     """Superpose conformations (m, n, 3) on the template by what moves least."""
     rotation, translation = superpose_core(x, template)
@@ -302,7 +289,6 @@ def _evidence(half: Half, rows: NDArray[np.int64]) -> Evidence:
     fitted, config = half.fitted, half.fitted.config
     latents = TableLatents(TableLatentsSettings(), fitted.model.latent_blocks(), len(fitted.latents))
     latents.table.weight.data = torch.from_numpy(fitted.latents)
-    moving = half.reconstruction.conformations
     mean = half.decode(fitted.latents[rows]).mean(0, dtype=np.float64)
     selection = Selection.work(half.stack.box, config.free, config.seed).to(half.device)
     held_out = HeldOut(
@@ -310,9 +296,6 @@ def _evidence(half: Half, rows: NDArray[np.int64]) -> Evidence:
         np.ones(len(half.stack), dtype=np.bool_),
         half.device,
     )
-    each = held_out.measure()
-    half.reconstruction.conformations = _Still(fitted.template, fitted.model.latent_dim, mean).to(half.device)
-    still = held_out.measure()
-    half.reconstruction.conformations = moving
+    each, still = held_out.measure(), held_out.measure(torch.from_numpy(mean).float().to(half.device))
     nothing = Explained(np.zeros_like(still.work), np.zeros_like(still.free))
     return Evidence(*gain(still, nothing), *gain(each, still))

@@ -54,13 +54,27 @@ class Explained:
         }
 
 
-def gain(after: Explained, before: Explained) -> tuple[float, float]:
+def gain(after: Explained, before: Explained, add_up: Callable[..., None] | None = None) -> tuple[float, float]:
     """Return by how many nats an image's free coefficients are explained better after than before, and its error.
 
-    The same images are compared, so what they have in common is no error.
+    The same images are compared, so what they have in common is no error; of fewer than two images it is infinite.
+
+    Parameters
+    ----------
+    after, before
+        Of the same images.
+    add_up
+        Adds tensors up over the processes, in place, if there are several.
     """
-    difference = (after.free - before.free).sum(1)
-    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
+    difference = torch.from_numpy((after.free - before.free).sum(1))
+    sums = torch.tensor([len(difference), difference.sum(), difference.square().sum()], dtype=torch.float64)
+    if add_up is not None:
+        add_up(sums)
+    count, total, squared = sums.tolist()
+    if count < 2:
+        return 0.0, float("inf")
+    mean = total / count
+    return mean, max((squared / count - mean**2) / (count - 1), 0.0) ** 0.5
 
 
 def images_each_epoch(particles: int, most: int) -> int:

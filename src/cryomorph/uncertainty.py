@@ -156,9 +156,8 @@ def find_uncertainty(
     for _, posterior in found:
         square = wider * posterior.deviation.square() + directions.rest
         squares += square.sum(0)
-        covariance = wider * posterior.inside
         told = -0.5 * torch.logdet(prior * posterior.inside)
-        arrays = (posterior.mean, covariance, square.mean(1).sqrt(), told, -posterior.misfit)
+        arrays = (posterior.mean, wider * posterior.inside, square.mean(1).sqrt(), told, -posterior.misfit)
         parts.append(tuple(array.float().cpu().numpy() for array in arrays))
         evidence.append(posterior.evidence.cpu().numpy())
     latents, covariance, deviation, information, explained = (np.concatenate(part) for part in zip(*parts, strict=True))
