@@ -1,0 +1,1 @@
+"""Maps: made from particles by back-projection, simulated from models, compared shell by shell, written as MRC."""

@@ -1,0 +1,183 @@
+"""Maps from particles: back-projection in Fourier space, with the contrast transfer corrected.
+
+Each coefficient of an image is a sample of the map's transform on a plane through the origin (for a map V, pose R and
+contrast transfer h, `y(k) = s h(k) V(Rᵀ (k, 0)) + noise`). It goes to the eight points of an oversampled grid about
+its place. With the noise's power n, a point's value is `Σ w s h y / n / (Σ w s² h² / n + regularisation)`: the weights
+w are those of trilinear interpolation, whose transform is divided out at the end.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+import torch
+from numpy.typing import NDArray
+
+from cryomorph.fourier import band, image_coefficients
+from cryomorph.optics import ctf
+from cryomorph.parallel import use_torch_threads
+from cryomorph.particles.batch import ParticleBatch
+
+Array = NDArray[np.floating]
+
+PADDING = 2
+"""Oversampling of the grid."""
+LEAST_SHARE, LEAST_LEVEL = 0.05, 1e-3
+"""Regularisation of half maps, as a share of the mean weight of a point's shell, and of the strongest shell's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Optics:
+    """What is known of the images of each optics group.
+
+    Attributes
+    ----------
+    gain : array (groups,)
+        Strength of the particle in the images of a group; only ratios matter.
+    noise : array (groups, shells)
+        Power of the noise in each shell of the images, 1 for white noise.
+    """
+
+    gain: Array
+    noise: Array
+
+    @classmethod
+    def alike(cls, groups: int) -> "Optics":
+        """All groups the same, noise white."""
+        return cls(np.ones(groups), np.ones((groups, 1)))
+
+
+class BackProjection:
+    """Sums over images in Fourier space, of two halves of the particles.
+
+    Parameters
+    ----------
+    box
+        D, voxels along an edge of the map, and pixels of the images.
+    pixel_size
+        Of the map in Å. Images may have others.
+    optics
+        Of the images.
+
+    Attributes
+    ----------
+    count : array (2,)
+        Images in each half.
+    """
+
+    def __init__(self, box: int, pixel_size: float, optics: Optics) -> None:
+        self.box, self.pixel_size, self.optics = box, pixel_size, optics
+        reach = PADDING * band(box) + 1
+        self._sums = np.zeros((2, 2 * reach + 1, 2 * reach + 1, reach + 2, 3), dtype=np.float32)
+        self.count = np.zeros(2, dtype=np.int64)
+        self._gain = optics.gain / np.mean(optics.gain)
+
+    def add(self, batch: ParticleBatch, rotation: Array, shift: Array, half: NDArray[np.integer]) -> None:
+        """Add images.
+
+        Parameters
+        ----------
+        batch
+            With images (b, D, D), on the CPU.
+        rotation, shift
+            Poses of these particles, map frame to image frame, shapes (b, 3, 3) and (b, 2), the latter in Å.
+        half
+            0 or 1, shape (b,).
+        """
+        from cryomorph.volumes._kernels import insert
+
+        if batch.image is None:
+            raise ValueError("back-projection needs the images of the batch")
+        box, highest = self.box, band(self.box)
+        coefficients = image_coefficients(batch.image).contiguous()
+        group, size = batch.optics_group.numpy(), batch.pixel_size.double().numpy()
+        frequency = np.arange(-highest, highest + 1) / (box * size[:, None])  # 1/Å
+        step = torch.from_numpy(frequency).float()
+        transfer = ctf(step[:, None, highest:], step[:, :, None], batch.ctf)
+        # Coefficients are sums over pixels: smaller pixels make them larger.
+        scale = self._gain[group] * (self.pixel_size / size) ** 2
+        transfer *= torch.from_numpy(scale).float()[:, None, None]
+        phases = [np.exp(2j * np.pi * frequency * shift[:, axis, None]).astype(np.complex64) for axis in (0, 1)]
+        stretch = PADDING * self.pixel_size / size
+        axes = (np.asarray(rotation)[:, :2] * stretch[:, None, None]).astype(np.float32)
+        use_torch_threads()
+        insert(
+            self._sums,
+            np.asarray(half, dtype=np.int64),
+            coefficients.numpy(),
+            transfer.contiguous().numpy(),
+            (1 / self.optics.noise[group]).astype(np.float32),
+            np.ascontiguousarray(phases[0][:, highest:]),
+            phases[1],
+            np.ascontiguousarray(axes[:, 0]),
+            np.ascontiguousarray(axes[:, 1]),
+            torch.get_num_threads(),
+        )
+        self.count += np.bincount(half, minlength=2)
+
+    def half_map(self, half: int) -> NDArray[np.float32]:
+        """Map (D, D, D), z, y, x, of one half of the images, 0 or 1; noise is not filtered."""
+        sums = self._symmetric(half)
+        level = self._shell_means(sums[..., 2])
+        return self._map(sums, LEAST_SHARE * level + LEAST_LEVEL * level.max())
+
+    def full_map(self, correlation: Array) -> NDArray[np.float32]:
+        """Map (D, D, D), z, y, x, of all images: the Wiener filter, the signal's power from the half maps' correlation.
+
+        Parameters
+        ----------
+        correlation
+            Fourier shell correlation of the half maps, shape (band(D) + 1,). Beyond the first shell that is not
+            correlated nothing is left.
+        """
+        sums = self._symmetric(0)
+        sums += self._symmetric(1)
+        level = self._shell_means(sums[..., 2])
+        correlated = np.clip(correlation, 0, 0.999)
+        ended = np.flatnonzero(correlated[1:] <= 0)
+        if len(ended):
+            correlated[ended[0] + 1 :] = 0
+        signal_to_noise = 2 * correlated / (1 - correlated)  # of both halves together
+        with np.errstate(divide="ignore"):
+            regularisation = np.where(signal_to_noise > 0, level / signal_to_noise, np.inf)
+        return self._map(sums, regularisation)
+
+    def _symmetric(self, half: int) -> NDArray[np.float32]:
+        """Return the sums of one half; the plane x = 0 has also what was inserted at its mirror image."""
+        sums: NDArray[np.float32] = self._sums[half].copy()
+        mirrored = sums[::-1, ::-1, 0] * np.array([1, -1, 1], dtype=np.float32)
+        sums[:, :, 0] += mirrored
+        return sums
+
+    def _shells(self, sums: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Shell of the map that each point of the grid is on; `band(D) + 1` for all beyond."""
+        reach = (len(sums) - 1) // 2
+        along = (np.arange(-reach, reach + 1) / PADDING).astype(np.float32) ** 2
+        last = (np.arange(sums.shape[2]) / PADDING).astype(np.float32) ** 2
+        radius = np.sqrt(along[:, None, None] + along[:, None] + last)
+        return np.asarray(np.minimum(np.rint(radius).astype(np.int64), band(self.box) + 1))
+
+    def _shell_means(self, weight: NDArray[np.float32]) -> NDArray[np.float64]:
+        shell = self._shells(weight).ravel()
+        total, count = np.bincount(shell, weight.ravel()), np.bincount(shell)
+        return np.asarray(total[:-1] / count[:-1])
+
+    def _map(self, sums: NDArray[np.float32], regularisation: Array) -> NDArray[np.float32]:
+        """Divide the sums (z, y, x, 3), transform, and divide out the interpolation."""
+        box, size = self.box, PADDING * self.box
+        reach = (len(sums) - 1) // 2
+        by_shell = np.append(regularisation, np.inf).astype(np.float32)
+        weight = sums[..., 2] + by_shell[self._shells(sums)]
+        value = (sums[..., 0] + 1j * sums[..., 1]).astype(np.complex64)
+        value = np.divide(value, weight, out=np.zeros_like(value), where=(weight > 0) & np.isfinite(weight))
+        spectrum = np.zeros((size, size, size // 2 + 1), dtype=np.complex64)
+        rows = np.arange(-reach, reach + 1) % size
+        columns = min(value.shape[2], spectrum.shape[2])
+        spectrum[np.ix_(rows, rows, np.arange(columns))] = value[:, :, :columns]
+        # An array of three axes transformed in single precision; the map's origin is the first voxel.
+        padded = scipy.fft.irfftn(spectrum, s=(size, size, size), overwrite_x=True)
+        inside = np.arange(box) - box // 2
+        density = padded[np.ix_(inside % size, inside % size, inside % size)]
+        kernel = np.sinc(inside / size).astype(np.float32) ** 2
+        density /= kernel[:, None, None] * kernel[:, None] * kernel
+        return np.asarray(density, dtype=np.float32)

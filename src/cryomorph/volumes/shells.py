@@ -1,0 +1,96 @@
+"""Fourier shells of maps: their correlation, the resolution it speaks of, and filters."""
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from cryomorph.fourier import band
+
+Array = NDArray[np.floating]
+
+HALVES, MODEL = 0.143, 0.5
+"""Correlation at which the resolution of two half maps is read, and that of a model and a map."""
+
+
+def shell_of(box: int) -> NDArray[np.int64]:
+    """Shell of each coefficient of `scipy.fft.rfftn`, its radius rounded; what is beyond the band has `band(box) + 1`.
+
+    Parameters
+    ----------
+    box
+        D, voxels along an edge.
+
+    Returns
+    -------
+    array (D, D, D // 2 + 1)
+    """
+    along, last = (f(box, 1 / box).astype(np.float32) for f in (scipy.fft.fftfreq, scipy.fft.rfftfreq))
+    radius = np.sqrt(along[:, None, None] ** 2 + along[:, None] ** 2 + last**2)
+    return np.asarray(np.minimum(np.rint(radius).astype(np.int64), band(box) + 1))
+
+
+def transform(density: Array) -> NDArray[np.complexfloating]:
+    """Fourier coefficients (D, D, D // 2 + 1) of a map (D, D, D)."""
+    return np.asarray(scipy.fft.rfftn(density.astype(np.float32)))
+
+
+def shell_correlation(first: Array, second: Array) -> NDArray[np.float64]:
+    """Fourier shell correlation of two maps.
+
+    Parameters
+    ----------
+    first, second
+        Shape (D, D, D), on the same grid.
+
+    Returns
+    -------
+    array (band(D) + 1,)
+        Shell k holds the coefficients whose Fourier index has a length of k, rounded; 0 where a map has none.
+    """
+    box = len(first)
+    shell = shell_of(box).ravel()
+    a, b = transform(first), transform(second)
+    weight = np.full(a.shape, 2.0)
+    weight[..., 0] = 1
+    if box % 2 == 0:
+        weight[..., -1] = 1
+
+    def summed(values: Array) -> NDArray[np.float64]:
+        return np.asarray(np.bincount(shell, (weight * values).ravel(), band(box) + 2)[:-1], dtype=np.float64)
+
+    cross = summed((a * b.conj()).real)
+    power = np.sqrt(summed(np.abs(a) ** 2) * summed(np.abs(b) ** 2))
+    return np.divide(cross, power, out=np.zeros_like(cross), where=power > 0)
+
+
+def resolution(correlation: Array, threshold: float, extent: float) -> float:
+    """Resolution in Å where a correlation first falls below a threshold, interpolated between shells.
+
+    Parameters
+    ----------
+    correlation
+        Of each shell from 0, shape (K + 1,).
+    threshold
+        E.g. `HALVES`.
+    extent
+        Edge of the map in Å.
+
+    Returns
+    -------
+    float
+        That of the last shell if it never does; infinite if it does at once.
+    """
+    below = np.flatnonzero(correlation[1:] < threshold) + 1
+    if len(below) == 0:
+        return float(extent / (len(correlation) - 1))
+    shell = int(below[0])
+    if shell == 1:
+        return float("inf")
+    before, after = correlation[shell - 1], correlation[shell]
+    return float(extent / (shell - 1 + (before - threshold) / (before - after)))
+
+
+def mean_correlation(correlation: Array, last: int) -> float:
+    """Average of a correlation over all coefficients in shells 1 to `last`: shell k counts k² times."""
+    shell = np.arange(1, max(last, 1) + 1)
+    return float(np.average(correlation[shell], weights=shell.astype(np.float64) ** 2))
