@@ -13,12 +13,13 @@ from cryomorph.cli.check import check
 from cryomorph.cli.demo import demo
 from cryomorph.cli.infer import infer
 from cryomorph.cli.modes import modes
+from cryomorph.cli.report import report
 from cryomorph.cli.results import evaluate, export
 from cryomorph.cli.simulate import simulate
 from cryomorph.cli.train import train
 from cryomorph.errors import InputError
 
-COMMANDS = (check, train, infer, analyze, evaluate, export, simulate, modes, demo)
+COMMANDS = (check, train, infer, analyze, report, evaluate, export, simulate, modes, demo)
 """In the order of --help."""
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
