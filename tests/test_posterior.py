@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import roma
 import torch
 
 from cryomorph.fourier import image_coefficients
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.particles.stack import ParticleStack
 from cryomorph.poses.known import KnownPoses, KnownPosesSettings
+from cryomorph.poses.refine import RefinedPoses, RefinedPosesSettings
+from cryomorph.poses.search import SearchedPoses, SearchedPosesSettings
 from cryomorph.posterior import best_start, find_posterior, posteriors
 from cryomorph.priors.bonds import BondsPriorSettings
 from cryomorph.reconstruction import Reconstruction
@@ -99,6 +102,66 @@ def exact(z, batch, image, *, prior, extra=0.0):
     precision = np.einsum("bkp,blp->bkl", changes, changes) + prior * np.eye(DIMENSIONS) + extra
     towards = np.einsum("bkp,bp->bk", changes, residual) - prior * z - (z @ extra if np.ndim(extra) else 0)
     return z + np.linalg.solve(precision, towards[..., None])[..., 0], np.linalg.inv(precision)
+
+
+def dense_turns(z, batch, spread, step=1e-5):
+    """Changes of the images with poses, in units of what they may be off."""
+    changes = []
+    for one in np.eye(5) * step:
+        sides = []
+        for sign in (1, -1):
+            off = sign * one * spread
+            turn = roma.rotvec_to_rotmat(torch.from_numpy(off[:3]))
+            rotation, shift = batch.rotation.double() @ turn, batch.shift.double() + torch.from_numpy(off[3:])
+            sides.append(dense(z, replace(batch, rotation=rotation, shift=shift)))
+        changes.append((sides[0] - sides[1]) / (2 * step))
+    return np.stack(changes, axis=1)
+
+
+def with_refined_poses(rotation_spread, shift_spread):
+    reconstruction = make()
+    settings = RefinedPosesSettings(rotation_spread=rotation_spread, shift_spread=shift_spread)
+    reconstruction.poses = RefinedPoses(settings, 1000)
+    return reconstruction
+
+
+def test_poses_that_may_be_off_widen_it_as_if_they_were_coordinates_too(truth):
+    batch = optics(len(truth))
+    image = with_noise(dense(truth, batch))
+    found = find(with_refined_poses(4.0, 2.0), batch, image, steps=20)
+    spread = np.array([*3 * [np.deg2rad(4.0)], 2.0, 2.0])
+    z = found.mean.numpy()
+    changes = np.concatenate([dense_changes(z, batch), dense_turns(z, batch, spread)], axis=1)
+    precision = np.einsum("bkp,blp->bkl", changes, changes) + np.eye(DIMENSIONS + 5)
+    expected = np.linalg.inv(precision)[:, :DIMENSIONS, :DIMENSIONS]
+    np.testing.assert_allclose(found.covariance, expected, rtol=0.04, atol=3e-3 * expected.max())
+    known = find(make(), batch, image, steps=20)
+    assert (found.covariance.diagonal(dim1=1, dim2=2) > 1.05 * known.covariance.diagonal(dim1=1, dim2=2)).any()
+    own = precision[:, DIMENSIONS:, DIMENSIONS:]
+    widened = 0.5 * np.linalg.slogdet(found.covariance)[1] - 0.5 * np.linalg.slogdet(known.covariance)[1]
+    np.testing.assert_allclose(known.evidence + widened - 0.5 * np.linalg.slogdet(own)[1], found.evidence, atol=0.05)
+
+
+def test_poses_hardly_off_are_known(truth):
+    batch = optics(len(truth))
+    image = with_noise(dense(truth, batch))
+    found, known = (find(one, batch, image) for one in (with_refined_poses(1e-4, 1e-4), make()))
+    torch.testing.assert_close(found.covariance, known.covariance, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found.evidence, known.evidence, rtol=0, atol=1e-3)
+
+
+def test_a_pose_found_among_all_rotations_is_worth_less_evidence(truth):
+    batch = optics(len(truth))
+    image = with_noise(dense(truth, batch))
+    searched, refined = make(), with_refined_poses(3.0, 1.0)
+    searched.poses = SearchedPoses(SearchedPosesSettings(), 1000)
+    searched.poses.rotation[: len(truth)] = batch.rotation
+    searched.poses.shift[: len(truth)] = batch.shift
+    # The volume of all rotations is 8π², that of a normal distribution (2π)^(3/2) σ³.
+    spread = np.deg2rad(3.0)
+    worth = np.log(8 * np.pi**2 / ((2 * np.pi) ** 1.5 * spread**3))
+    difference = find(refined, batch, image).evidence - find(searched, batch, image).evidence
+    np.testing.assert_allclose(difference, worth, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prior", [1.0, 30.0])

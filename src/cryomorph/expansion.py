@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import roma
 import torch
 from torch import Tensor
 
@@ -39,6 +40,8 @@ class Seen:
     transfer : Tensor (b, c)
         Signal of each.
     image : Tensor (b, 2 c)
+    spread : Tensor (5,) or None
+        How far the poses may be off; see `cryomorph.poses.base.PoseSource.spread`.
     """
 
     reconstruction: Reconstruction
@@ -49,6 +52,7 @@ class Seen:
     inside: Tensor
     transfer: Tensor
     image: Tensor
+    spread: Tensor | None
 
     @classmethod
     def of(
@@ -81,7 +85,8 @@ class Seen:
         image = torch.view_as_real(within(middle(observed)) * root).flatten(1)
         # Projections count in pixels, which have become larger.
         transfer = within(likelihood.transfer(larger, smaller)) * root * (box / smaller) ** 2
-        return cls(reconstruction, larger, smaller, *reconstruction.poses.best(batch), inside, transfer, image)
+        poses = reconstruction.poses
+        return cls(reconstruction, larger, smaller, *poses.best(batch), inside, transfer, image, poses.spread(batch))
 
     def __getitem__(self, rows: Tensor) -> "Seen":
         """Return some of the particles."""
@@ -101,6 +106,15 @@ class Seen:
         model = bead_coefficients(points, beads.amplitude, beads.width, self.batch.pixel_size, self.box)
         kept = model.flatten(1).index_select(1, self.inside)
         return torch.view_as_real(kept * self.transfer).flatten(1)
+
+    def expected_off(self, z: Tensor, pose: int) -> Tensor:
+        """Return what is expected at latents z (b, d) if one of the five numbers of all poses is off by `STEP`."""
+        assert self.spread is not None
+        off = torch.zeros_like(self.spread)
+        off[pose] = STEP * self.spread[pose]
+        rotation = self.rotation @ roma.rotvec_to_rotmat(off[:3])
+        there = replace(self, rotation=rotation, shift=self.shift + off[3:])
+        return there.expected(self.reconstruction.conformations(z))
 
     def over_shells(self, change: Tensor) -> Tensor:
         """Return the part of each shell in the inner products of changes (b, k, 2 c), summed over images.
@@ -194,6 +208,39 @@ def expand(seen: Seen, z: Tensor, directions: Tensor, latent_prior: float) -> Ex
         move=move,
         change=change,
     )
+
+
+def lost_to_poses(seen: Seen, at: Expansion) -> tuple[Tensor, Tensor]:
+    """Return what is lost since poses are not known exactly.
+
+    What poses could explain of the changes with the latents says nothing about these (Schur's complement).
+
+    Parameters
+    ----------
+    seen
+        The images.
+    at
+        The expansion about their most probable latents.
+
+    Returns
+    -------
+    fisher : Tensor (b, k, k)
+        Of the Fisher information.
+    nats : Tensor (b,)
+        Of the image's evidence: poses might have been others.
+    """
+    poses = seen.reconstruction.poses
+    if seen.spread is None:
+        return torch.zeros_like(at.fisher), torch.zeros_like(at.value)
+    here = seen.expected(seen.reconstruction.conformations(at.z))
+    turned = [(seen.expected_off(at.z, pose) - here) / STEP for pose in range(len(seen.spread))]
+    changes = torch.cat([at.change, torch.stack(turned, dim=1)], dim=1)
+    together = _fisher(seen, here, changes, compare(seen, here)[1])
+    count = at.change.shape[1]
+    mixed, own = together[:, :count, count:], together[:, count:, count:]
+    own = own + torch.eye(own.shape[1], dtype=own.dtype, device=own.device)
+    fisher: Tensor = mixed @ torch.linalg.solve(own, mixed.transpose(1, 2))
+    return fisher, 0.5 * torch.logdet(own) + poses.choices()
 
 
 def value_at(seen: Seen, z: Tensor, latent_prior: float) -> tuple[Tensor, Tensor]:

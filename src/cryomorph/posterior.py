@@ -1,8 +1,9 @@
 """What one image says about the conformation in it: the most probable latents, and how sure they are.
 
-Everything that particles share is held fast, poses too. About the most probable latents the image changes linearly with
-them, so that the posterior is a normal distribution whose precision is the Fisher information of the image, the
-curvature of the geometric priors and that of the latents' prior (Laplace's approximation).
+Everything that particles share is held fast. About the most probable latents the image changes linearly with them, so
+that the posterior is a normal distribution whose precision is the Fisher information of the image, the curvature of the
+geometric priors and that of the latents' prior (Laplace's approximation). Poses that are not known exactly explain some
+of that change as well, which is no information then.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomorph.expansion import Expansion, Seen, compare, expand, value_at
+from cryomorph.expansion import Expansion, Seen, compare, expand, lost_to_poses, value_at
 from cryomorph.fourier import image_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import prefetch
@@ -134,7 +135,7 @@ def find_posterior(
             last = rows[better]
             best.z[last], best.misfit[last], best.value[last] = trial[better], misfit[better], value[better]
         damping[rows] *= torch.where(better, LESS_DAMPING, MORE_DAMPING)
-    return _summary(best, directions, prior)
+    return _summary(best, directions, prior, *lost_to_poses(seen, best))
 
 
 def posteriors(
@@ -222,10 +223,10 @@ def best_start(
     return places[(torch.stack(values) + cost[:, None]).argmin(0)]
 
 
-def _summary(best: Expansion, directions: Tensor, latent_prior: float) -> Posterior:
+def _summary(best: Expansion, directions: Tensor, latent_prior: float, lost: Tensor, lost_nats: Tensor) -> Posterior:
     """Return the normal distributions that expansions about the most probable latents stand for."""
     basis = directions.double()
-    inside = torch.linalg.inv(best.curvature)
+    inside = torch.linalg.inv(best.curvature - lost)
     rest = torch.eye(len(basis), dtype=torch.float64, device=basis.device) - basis @ basis.T
     widening = 0.5 * torch.logdet(latent_prior * inside)
     moved = torch.linalg.cholesky(inside).transpose(1, 2) @ best.move.double()
@@ -235,5 +236,5 @@ def _summary(best: Expansion, directions: Tensor, latent_prior: float) -> Poster
         inside=inside,
         deviation=moved.square().sum(1).view(len(moved), -1, 3).sum(2).sqrt(),
         misfit=best.misfit,
-        evidence=widening - best.value - best.scales,
+        evidence=widening - best.value - best.scales - lost_nats,
     )

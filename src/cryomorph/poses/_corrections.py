@@ -67,6 +67,11 @@ class PoseCorrections(nn.Module):
         cost: Tensor = 0.5 * self.table(index).square().sum(1)
         return cost
 
+    def spread(self, like: Tensor) -> Tensor:
+        """Return the standard deviations of rotations about three axes, in radians, and of shifts along two, in Å."""
+        turn, move = math.radians(self.settings.rotation_spread), self.settings.shift_spread
+        return like.new_tensor([turn, turn, turn, move, move])
+
     def optimizer(self) -> Optimizer:
         """Return Adam with moments and step counts for each row."""
         return self.table.optimizer(self.settings.learning_rate)

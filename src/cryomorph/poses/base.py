@@ -1,5 +1,6 @@
 """The seam of pose sources."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -98,6 +99,20 @@ class PoseSource(nn.Module, ABC):
         """Return the entropy of each particle's distribution over poses in nats, shape (b,)."""
         return torch.zeros_like(batch.pixel_size)
 
+    def spread(self, batch: ParticleBatch) -> Tensor | None:
+        """Return how far the most probable poses may be off before images are seen; None if they are known.
+
+        Returns
+        -------
+        Tensor (5,) or None
+            Standard deviations: radians about the axes of the map frame, and Å along x and y of the image.
+        """
+        return None
+
+    def choices(self) -> float:
+        """Return by what factor poses were looked for farther than `spread` reaches, as a logarithm: nats of luck."""
+        return 0.0
+
     def optimizer(self) -> Optimizer | None:
         """Return the optimiser that suits what is learned, at its full learning rate; None if nothing is."""
         return None
@@ -127,6 +142,11 @@ class PoseSource(nn.Module, ABC):
             Adds tensors up over the processes, in place.
         """
         return
+
+
+def among_all_rotations(spread: float) -> float:
+    """Return the logarithm of all rotations over those that errors of so many radians about each axis reach."""
+    return math.log(8 * math.pi**2) - 1.5 * math.log(2 * math.pi) - 3 * math.log(spread)
 
 
 def given_poses(batch: ParticleBatch) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from cryomorph.components import Settings
 from cryomorph.likelihood.base import Likelihood
 from cryomorph.particles.batch import ParticleBatch
-from cryomorph.poses.base import PoseMeasure, PoseSource
+from cryomorph.poses.base import PoseMeasure, PoseSource, among_all_rotations
 from cryomorph.scan.candidates import Candidates
 from cryomorph.scan.grid import super_fibonacci
 from cryomorph.scan.lifting import lifted_measure, support_size
@@ -79,6 +79,20 @@ class ESLPoses(PoseSource):
         """Return the lowest of the last scan; the identity where there was none."""
         found = self.found_rotation[batch.index]
         return torch.where(self.known[batch.index][:, None, None], found, torch.eye(3).to(found)), batch.shift
+
+    def spread(self, batch: ParticleBatch) -> Tensor:
+        """Return how far the rotations of the grid are apart; shifts are those given."""
+        return batch.shift.new_tensor([*3 * [self._turn], 0.0, 0.0])
+
+    @property
+    def _turn(self) -> float:
+        """Radians about an axis between a rotation and the nearest of the grid, root mean square."""
+        # Each stands for a ball of 8π²/n of all rotations, whose volume at small angles is that of the angle's ball.
+        return float((6 * math.pi / self.settings.rotations) ** (1 / 3) / math.sqrt(5))
+
+    def choices(self) -> float:
+        """Return the nats of luck that all rotations are worth; see the base class."""
+        return among_all_rotations(self._turn)
 
     def entropy(self, batch: ParticleBatch) -> Tensor:
         """Return the entropy of the last measure in nats, shape (b,)."""

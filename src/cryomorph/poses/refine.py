@@ -52,6 +52,10 @@ class RefinedPoses(PoseSource):
         """Return what the corrections cost under a normal prior of the expected spreads, in nats, shape (b,)."""
         return self.corrections.cost(batch.index) if self._learning else super().cost(batch)
 
+    def spread(self, batch: ParticleBatch) -> Tensor:
+        """Return the spreads that are expected of corrections; see the base class."""
+        return self.corrections.spread(batch.shift)
+
     def optimizer(self) -> Optimizer:
         """Return Adam with moments and step counts for each particle."""
         return self.corrections.optimizer()

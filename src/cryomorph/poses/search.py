@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from cryomorph.likelihood.base import Likelihood
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.poses._corrections import CorrectionSettings, PoseCorrections
-from cryomorph.poses.base import PoseMeasure, PoseSource
+from cryomorph.poses.base import PoseMeasure, PoseSource, among_all_rotations
 from cryomorph.structure.beads import Beads
 
 
@@ -67,6 +67,14 @@ class SearchedPoses(PoseSource):
     def cost(self, batch: ParticleBatch) -> Tensor:
         """Return what the corrections cost under a normal prior of the expected spreads, in nats, shape (b,)."""
         return self.corrections.cost(batch.index)
+
+    def spread(self, batch: ParticleBatch) -> Tensor:
+        """Return the spreads that are expected of corrections; see the base class."""
+        return self.corrections.spread(batch.shift)
+
+    def choices(self) -> float:
+        """Return the nats of luck that all rotations are worth; see the base class."""
+        return among_all_rotations(self.corrections.spread(self.shift)[0].item())
 
     def optimizer(self) -> Optimizer:
         """Return Adam with moments and step counts for each particle."""
