@@ -129,10 +129,8 @@ def compete(scorer: Scorer, start: Hypothesis, tests: Sequence[Alternatives], pr
 
 
 def is_oriented(scorer: Scorer, hypothesis: Hypothesis) -> bool:
-    """Tell whether images agree with the orientations of a hypothesis better than with random ones and with none."""
-    score = scorer.score(hypothesis)
-    others = [scorer.score(hypothesis.but(random=1)), scorer.score(hypothesis.but(round=True, moved=(0.0, 0.0, 0.0)))]
-    return all(score.over(other)[1] > CERTAIN for other in others)
+    """Tell whether images agree with the orientations of a hypothesis better than with random ones."""
+    return scorer.score(hypothesis).over(scorer.score(hypothesis.but(random=1)))[1] > CERTAIN
 
 
 def _try_all(

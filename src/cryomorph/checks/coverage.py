@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomorph.checks.finding import Finding
+from cryomorph.checks.finding import Evidence, Finding
 from cryomorph.geometry import angle_between
 from cryomorph.particles.stack import ParticleStack
 
@@ -34,7 +34,7 @@ def finding(stack: ParticleStack) -> Finding:
     expected = sampling.mean()
     compensation = float(1 / np.mean(1 / np.maximum(sampling / expected, 1e-2)))
     uncovered = float((sampling < UNCOVERED * expected).mean())
-    evidence: dict[str, float | int | str] = {
+    evidence: Evidence = {
         "views": len(stack),
         "sampling_compensation_factor": compensation,
         "share_of_directions_hardly_seen": uncovered,

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from cryomorph.checks.competition import CERTAIN, CLEAR, SHARE, Changes, Outcome
-from cryomorph.checks.finding import Finding
+from cryomorph.checks.finding import Evidence, Finding
 from cryomorph.checks.hypothesis import Hypothesis, Scorer, standard_errors
 from cryomorph.progress import Progress
 
@@ -36,7 +36,7 @@ def finding(outcome: Outcome, progress: Progress) -> Finding:
     scorer, base = outcome.scorer, outcome.base
     at_random = scorer.score(base.but(random=1))
     gained, z = scorer.score(base).over(at_random)
-    evidence: dict[str, float | int | str] = {
+    evidence: Evidence = {
         "nats_at_given_poses": outcome.score.mean,
         "nats_at_random_poses": at_random.mean,
         "poses_z": z,
@@ -56,7 +56,7 @@ def finding(outcome: Outcome, progress: Progress) -> Finding:
     return Finding(NAME, "wrong" if distance > WRONG else "suspect", sentence, evidence, _MEND)
 
 
-def _without_agreement(outcome: Outcome, gained: float, z: float, evidence: dict[str, float | int | str]) -> Finding:
+def _without_agreement(outcome: Outcome, gained: float, z: float, evidence: Evidence) -> Finding:
     """Return the finding where images agree with given poses no better than with random ones."""
     if not outcome.signal:
         sentence = "nothing of the template is seen in these images: too few, too noisy, or of something else"
@@ -68,14 +68,14 @@ def _without_agreement(outcome: Outcome, gained: float, z: float, evidence: dict
     return Finding(NAME, "wrong", sentence, evidence, mend)
 
 
-def by_resolution(scorer: Scorer, base: Hypothesis) -> dict[str, float | int | str]:
+def by_resolution(scorer: Scorer, base: Hypothesis) -> Evidence:
     """Return the correlation of images and template in bands of resolution, at given and at random poses.
 
     Correlations are those of all coefficients of a band; `_z` compares the two over images.
     """
     frequency = scorer.sample.frequency
     given, at_random = scorer.score(base), scorer.score(base.but(random=1))
-    found: dict[str, float | int | str] = {}
+    found: Evidence = {}
     for low, high in itertools.pairwise(BANDS):
         shells = (frequency > 1 / low) & (frequency <= 1 / high)
         if not shells.any():

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 Verdict = Literal["good", "suspect", "wrong", "not tested"]
 
+Evidence = dict[str, float | int | str]
+
 
 @dataclass(frozen=True)
 class Finding:

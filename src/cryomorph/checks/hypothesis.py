@@ -24,6 +24,8 @@ from cryomorph.structure.beads import Beads
 
 MIRRORS = {"x": (-1, 1, 1), "y": (1, -1, 1), "z": (1, 1, -1), "all": (-1, -1, -1)}
 FLIPS = {"rows": ((1, 0), (0, -1)), "columns": ((-1, 0), (0, 1)), "swapped": ((0, 1), (1, 0))}
+_STREAM = 0x6368_6563_6B
+"""Keeps random orientations apart from those that simulated particles were drawn with."""
 RENDERED = 3
 """Projections of all images that are kept at a time."""
 
@@ -202,7 +204,7 @@ class Scorer:
         """Return the mean over orientations, `Σ a sinc(k r)`, which turns about the map's origin."""
         box = self.sample.stack.box
         radius = positions.norm(dim=1)
-        sizes, which = file.pixel_size.unique(return_inverse=True)
+        sizes, which = torch.unique(file.pixel_size, return_inverse=True)  # type: ignore[no-untyped-call]
         highest = band(box)
         index = torch.arange(-highest, highest + 1)
         distance = (index[:, None].square() + torch.arange(highest + 1).square()).float().sqrt() / box
@@ -210,7 +212,7 @@ class Scorer:
         for size in sizes:
             angular = 2 * torch.pi * distance.flatten() / size
             values = torch.zeros_like(angular)
-            for some in torch.arange(len(radius)).split(256):
+            for some in torch.split(torch.arange(len(radius)), 256):
                 wave = torch.sinc(angular[:, None] * radius[some] / torch.pi)
                 wave = wave * torch.exp(-0.5 * (angular[:, None] * width[some]).square())
                 values += wave @ self.beads.amplitude[some]
@@ -249,7 +251,7 @@ def rows_in_order(sample: Sample, order: int | str) -> NDArray[np.int64]:
 def rotations(hypothesis: Hypothesis, file: ParticleBatch) -> Tensor:
     """Return the rotations (n, 3, 3) that a hypothesis makes of what the file says."""
     if hypothesis.random:
-        drawn = random_rotations(len(file), np.random.default_rng(hypothesis.random))
+        drawn = random_rotations(len(file), np.random.default_rng([_STREAM, hypothesis.random]))
         return torch.from_numpy(drawn).float()
     assert file.rotation is not None
     rotation = file.rotation.transpose(1, 2) if hypothesis.transposed else file.rotation
@@ -311,4 +313,4 @@ def shell_strengths(cross: NDArray[np.float64], power: NDArray[np.float64]) -> N
     square = np.divide(matched**2, expected, out=np.zeros_like(matched), where=expected > 0)
     certain = np.maximum(1 - np.divide(1.0, square, out=np.full_like(square, np.inf), where=square > 0), 0)
     fitted = np.divide(matched, expected, out=np.zeros_like(matched), where=expected > 0)
-    return np.maximum(fitted, 0) * certain
+    return np.asarray(np.maximum(fitted, 0) * certain)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomorph.checks.finding import Finding
+from cryomorph.checks.finding import Evidence, Finding
 from cryomorph.checks.sample import spread
 from cryomorph.particles.stack import ParticleStack
 from cryomorph.progress import Progress
@@ -89,15 +89,16 @@ def look_at(stack: ParticleStack, progress: Progress) -> Seen:
 def _described(images: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
     finite = np.isfinite(images).all(axis=(1, 2))
     with np.errstate(invalid="ignore", over="ignore"):
-        mean, deviation = (f(images, axis=(1, 2), dtype=np.float64) for f in (np.mean, np.std))
-    digest = [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).hexdigest().encode() for image in images]
+        mean = np.asarray(images.mean(axis=(1, 2), dtype=np.float64))
+        deviation = np.asarray(images.std(axis=(1, 2), dtype=np.float64))
+    digest = [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest().encode() for image in images]
     deviation = np.where(finite & np.isfinite(deviation), deviation, np.nan)
     return {"mean": mean, "deviation": deviation, "digest": np.array(digest)}
 
 
 def dead(stack: ParticleStack, seen: Seen) -> Finding:
     """Return the finding about images that show nothing."""
-    evidence: dict[str, float | int | str] = {
+    evidence: Evidence = {
         "images_looked_at": len(seen.rows),
         "not_finite": int(seen.unreadable.sum()),
         "constant": int(seen.constant.sum()),
@@ -134,7 +135,7 @@ def duplicates(stack: ParticleStack, seen: Seen) -> Finding:
     _, inverse, copies = np.unique(digest, return_inverse=True, return_counts=True)
     copied = seen.rows[living][distinct][copies[inverse] > 1]
     alike = len(digest) - len(copies)
-    evidence: dict[str, float | int | str] = {
+    evidence: Evidence = {
         "rows": len(stack), "rows_naming_an_image_again": named,
         "images_looked_at": len(seen.rows), "images_like_another": alike,
     }  # fmt: skip

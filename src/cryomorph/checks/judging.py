@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from cryomorph.checks.competition import CLEAR, Outcome
-from cryomorph.checks.finding import Finding
+from cryomorph.checks.finding import Evidence, Finding
 
 Text = tuple[str, str]
 """What an alternative means, and what mends it."""
@@ -27,7 +27,7 @@ def judge(outcome: Outcome, name: str, texts: Mapping[str, Text], good: str, *, 
     """
     mistake = outcome.mistake(name)
     if mistake is not None:
-        evidence = {
+        evidence: Evidence = {
             "alternative": mistake.name,
             "nats_as_given": mistake.before,
             "nats_gained": mistake.nats,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryomorph.checks.finding import Finding
+from cryomorph.checks.finding import Evidence, Finding
 from cryomorph.particles.stack import ParticleStack
 
 NAME = "CTF columns"
@@ -36,7 +36,7 @@ FEW = 0.02
 def finding(stack: ParticleStack) -> Finding:
     """Return the finding, from the numbers of all particles."""
     table = stack.table
-    evidence: dict[str, float | int | str] = {}
+    evidence: Evidence = {}
     faults: list[tuple[float, str, str]] = []
     for usual in _USUAL:
         values = (table.defocus_u + table.defocus_v) / 2 if usual.field == "defocus" else getattr(table, usual.field)

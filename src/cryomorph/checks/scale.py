@@ -3,7 +3,7 @@
 import numpy as np
 
 from cryomorph.checks.competition import CERTAIN, Changes, Outcome
-from cryomorph.checks.finding import Finding, Verdict
+from cryomorph.checks.finding import Evidence, Finding, Verdict
 from cryomorph.checks.hypothesis import Hypothesis, Scorer
 from cryomorph.progress import Progress
 
@@ -12,8 +12,9 @@ NAME = "pixel size"
 COARSE = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
 FINE = tuple(np.round(np.arange(0.86, 1.1601, 0.03), 4))
 """Factors to the pixel size."""
-LIMITS = {True: (0.04, 0.08), False: (0.08, 0.15)}
-"""Deviations from 1 that are suspect and wrong, by whether the CTF has the other pixel size, too.
+LIMITS = {True: (0.04, 0.08, 0.05), False: (0.08, 0.15, 0.15)}
+"""Deviations from 1 that are suspect and wrong, and the share of the nats that must be gained, by whether the CTF has
+the other pixel size, too.
 
 Zeros of the CTF do not depend on the molecule's conformation. The template's own size does: another conformation may
 well be some per cent larger.
@@ -47,7 +48,7 @@ def finding(outcome: Outcome, progress: Progress) -> Finding:
         progress.finish()
     as_given = scorer.score(base.but(scale=1.0))
     stated = float(np.median(scorer.sample.stack.table.pixel_size))
-    evidence: dict[str, float | int | str] = {"stated_angstrom": stated, "nats_as_given": as_given.mean}
+    evidence: Evidence = {"stated_angstrom": stated, "nats_as_given": as_given.mean}
     verdicts: dict[bool, Verdict] = {}
     best: dict[bool, float] = {}
     for scaled, nats in scans.items():
@@ -56,7 +57,7 @@ def finding(outcome: Outcome, progress: Progress) -> Finding:
         gained, z = score.over(as_given)
         name = "" if scaled else "_but_for_ctf"
         evidence |= {f"best_factor{name}": best[scaled], f"nats_gained{name}": gained, f"gained_z{name}": z}
-        verdicts[scaled] = _verdict(abs(best[scaled] - 1), LIMITS[scaled], z)
+        verdicts[scaled] = _verdict(abs(best[scaled] - 1), gained / max(score.mean, 1e-9), z, LIMITS[scaled])
     worst = max(verdicts, key=lambda scaled: ("good", "suspect", "wrong").index(verdicts[scaled]))
     if verdicts[worst] == "good":
         return Finding(NAME, "good", "template and images agree in the pixel size", evidence)
@@ -68,10 +69,11 @@ def finding(outcome: Outcome, progress: Progress) -> Finding:
     return Finding(NAME, verdicts[worst], sentence, evidence, mend)
 
 
-def _verdict(off: float, limits: tuple[float, float], z: float) -> Verdict:
-    if z < CERTAIN or off < limits[0]:
+def _verdict(off: float, share: float, z: float, limits: tuple[float, float, float]) -> Verdict:
+    suspect, wrong, least = limits
+    if z < CERTAIN or off < suspect or share < least:
         return "good"
-    return "wrong" if off > limits[1] else "suspect"
+    return "wrong" if off > wrong else "suspect"
 
 
 def _maximum(
