@@ -156,10 +156,16 @@ def write_outputs(
     if sane:
         files.append(folder / GEOMETRY)
         write_text(files[-1], json.dumps({name: asdict(found) for name, found in sane.items()}, indent=1) + "\n")
-    files.append(folder / SCRIPT)
-    write_text(files[-1], script(_opened(folder, analysis, formats), float(np.max(analysis.rmsf, initial=0.0))))
     _remove_others(folder, files)
+    files.append(write_script(folder, analysis))
     return Outputs(tuple(files), folder / SCRIPT, sane)
+
+
+def write_script(folder: Path, analysis: Analysis) -> Path:
+    """Write the script that opens what is in the folder of an analysis, maps too if there are some."""
+    path = folder / SCRIPT
+    write_text(path, script(_opened(folder, analysis), float(np.max(analysis.rmsf, initial=0.0))))
+    return path
 
 
 def state_name(state: State, particles: int) -> str:
@@ -197,7 +203,7 @@ def _note(sane: dict[str, Sanity], name: str, found: Sanity | None) -> None:
         sane[name] = found
 
 
-def _opened(folder: Path, analysis: Analysis, formats: Sequence[str]) -> list[Opened]:
+def _opened(folder: Path, analysis: Analysis) -> list[Opened]:
     """List what the script opens: the first motion is seen, and the states are there to be switched on."""
     opened = []
     for state in analysis.states:
@@ -208,7 +214,7 @@ def _opened(folder: Path, analysis: Analysis, formats: Sequence[str]) -> list[Op
             path = density.relative_to(folder).as_posix()
             opened.append(Opened(path, f"map of {name}", "maps", colour=colour))
     for motion in analysis.motions:
-        if "cif" in formats:
+        if (folder / MOTIONS / f"{motion.name}.cif").is_file():
             opened.append(Opened(f"{MOTIONS}/{motion.name}.cif", f"motion {motion.name}", "motions"))
     opened.append(Opened(RMSF, "fluctuation of residues (rmsf in Å as B-factor)", "flexibility"))
     return opened

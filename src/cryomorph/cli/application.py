@@ -12,6 +12,7 @@ from cryomorph.cli.analyze import analyze
 from cryomorph.cli.check import check
 from cryomorph.cli.demo import demo
 from cryomorph.cli.infer import infer
+from cryomorph.cli.maps import maps
 from cryomorph.cli.modes import modes
 from cryomorph.cli.report import report
 from cryomorph.cli.results import evaluate, export
@@ -19,7 +20,7 @@ from cryomorph.cli.simulate import simulate
 from cryomorph.cli.train import train
 from cryomorph.errors import InputError
 
-COMMANDS = (check, train, infer, analyze, report, evaluate, export, simulate, modes, demo)
+COMMANDS = (check, train, infer, analyze, report, maps, evaluate, export, simulate, modes, demo)
 """In the order of --help."""
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
