@@ -23,7 +23,7 @@ Labels = NDArray[np.int64]
 SURROUNDINGS = 16
 """Residues whose motion is that of the one in their middle."""
 AGREEING = 8
-"""Residues that are in one body together with the one in their middle."""
+"""Nearest residues that decide, as much as a residue itself, in which body it is."""
 SMALLEST = 12
 """Residues of a body, at least; more in large molecules."""
 SMALLEST_SHARE = 0.04
@@ -169,7 +169,7 @@ def _mend(start: Array, end: Array, label: Labels, smallest: int) -> Labels:
         if not len(groups):
             return np.zeros(len(start), dtype=np.int64)
         misfit = np.stack([_squares(start, end, np.flatnonzero(label == group)) for group in groups])
-        mended = misfit[:, near].mean(-1).argmin(0)
+        mended = (misfit + misfit[:, near].mean(-1)).argmin(0)
         if np.array_equal(mended, label):
             break
         label = mended

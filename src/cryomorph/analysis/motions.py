@@ -25,6 +25,8 @@ CANDIDATES = 60
 """Particles that each step of a motion may go through."""
 FEWEST = 10
 """Of them, where hardly any are near."""
+TURNING = 4.0
+"""What a turn costs, against as much distance from the median of the particles near a step."""
 WIDTH = 0.5
 """Of the average, in steps of the motion."""
 ASTRAY = 2.0
@@ -90,7 +92,7 @@ def along_component(places: Array, component: int, steps: int, percentiles: tupl
     best, cost = [], np.zeros(len(candidates[0]))
     for step, rows in enumerate(candidates):
         if step:
-            turns = np.square(others[rows][:, None] - others[candidates[step - 1]]).sum(-1) + cost
+            turns = TURNING * np.square(others[rows][:, None] - others[candidates[step - 1]]).sum(-1) + cost
             best.append(turns.argmin(1))
             cost = turns.min(1)
         cost = cost + np.square(others[rows] - np.median(others[rows], axis=0)).sum(-1)

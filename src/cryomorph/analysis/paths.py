@@ -2,8 +2,8 @@
 
 A graph joins each particle to its nearest. A length squared makes one long jump dearer than many short ones, so that
 the shortest path between two particles stays where particles are (Fermat distance; Groisman, Jonckheere & Sapienza
-2022). The two that are farthest from each other are the ends. The path between them is then moved to the local mean of
-the particles, as a principal curve is (Hastie & Stuetzle 1989).
+2022). The two that are farthest from each other are the ends. The path between them is then moved to where the
+particles near it are on average, as a principal curve is (Hastie & Stuetzle 1989).
 """
 
 from typing import Any
@@ -28,6 +28,8 @@ GRAIN = 100
 ROUNDS = 5
 SMOOTH = 0.05
 """Of the curve's length, over which particles are averaged."""
+REACH, LEVEL = 2.5, 0.1
+"""Of the average, in units of its width, and how little a line through particles to one side of a place may slope."""
 
 
 def density_path(places: Array, steps: int, percentiles: tuple[float, float]) -> NDArray[np.float64]:
@@ -48,8 +50,8 @@ def density_path(places: Array, steps: int, percentiles: tuple[float, float]) ->
     kept = _dense(sample)
     curve = resample(kept[farthest_path(kept)], GRAIN)
     for _ in range(ROUNDS):
-        curve = _to_local_mean(curve, sample)
-    along = arc_position(curve, sample)
+        curve = _to_local_line(curve, kept)
+    along = arc_position(curve, kept)
     low, high = np.percentile(along, percentiles)
     path = resample(curve, steps, low, high)
     return path if path[0, 0] <= path[-1, 0] else path[::-1]
@@ -96,19 +98,18 @@ def _dense(points: Array) -> Array:
 
 
 def _graph(points: Array) -> Any:
-    """Join each point to its neighbours, and groups that have none in common to the largest group."""
+    """Join each point to its neighbours, and groups of points that are apart where they are nearest to each other."""
     distance, neighbour = nearest(points, points, NEIGHBOURS + 1)
     rows = np.repeat(np.arange(len(points)), neighbour.shape[1] - 1)
     graph = _sparse(rows, neighbour[:, 1:].ravel(), distance[:, 1:].ravel(), len(points))
-    groups, label = connected_components(graph, directed=False)
-    if groups == 1:
-        return graph
-    inside = np.flatnonzero(label == np.bincount(label).argmax())
-    for group in np.setdiff1d(np.arange(groups), label[inside[0]]):
-        others = np.flatnonzero(label == group)
-        gap, across = nearest(points[inside], points[others], 1)
+    _, label = connected_components(graph, directed=False)
+    joined = label == label[0]
+    while not joined.all():
+        inside, outside = np.flatnonzero(joined), np.flatnonzero(~joined)
+        gap, across = nearest(points[inside], points[outside], 1)
         at = int(gap.argmin())
-        graph = graph + _sparse(others[[at]], inside[across[at]], gap[at], len(points))
+        graph = graph + _sparse(outside[[at]], inside[across[at]], gap[at], len(points))
+        joined |= label == label[outside[at]]
     return graph
 
 
@@ -117,14 +118,17 @@ def _sparse(rows: Rows, columns: Rows, distance: Array, count: int) -> Any:
     return csr_array((np.square(distance) + 1e-12, (rows, columns)), shape=(count, count))
 
 
-def _to_local_mean(curve: Array, points: Array) -> NDArray[np.float64]:
-    """Move a curve to the mean of the points near each of its places, and make its steps equal."""
-    along = arc_position(curve, points)
-    at = np.linspace(0, 1, len(curve))
-    squares = np.square((at[:, None] - along) / SMOOTH)
-    weight = np.exp(-0.5 * squares)
-    total = weight.sum(1, keepdims=True)
+def _to_local_line(curve: Array, points: Array) -> NDArray[np.float64]:
+    """Move each place of a curve onto a line fitted to the points near it, and make the curve's steps equal.
+
+    A line, where a mean would draw the ends inwards.
+    """
+    away = arc_position(curve, points) - np.linspace(0, 1, len(curve))[:, None]
+    away /= SMOOTH
+    weight = np.where(np.abs(away) < REACH, np.exp(-0.5 * np.square(away)), 0)
+    total, first, second = (weight.sum(1), (weight * away).sum(1), (weight * away**2).sum(1))
+    weight = weight * (second[:, None] - first[:, None] * away + LEVEL * total[:, None])
+    fitted = weight @ points / np.maximum(weight.sum(1), 1e-300)[:, None]
     # In a gap, where no points are near, the curve stays.
-    trust = total / (total + 1)
-    mean = weight @ points / np.maximum(total, 1e-12)
-    return resample(trust * mean + (1 - trust) * curve, len(curve))
+    trust = (total / (total + 1))[:, None]
+    return resample(trust * fitted + (1 - trust) * curve, len(curve))
