@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryomorph.analysis.result import Analysis, BodyMotion, Motion
-from cryomorph.report.encoding import packed_grid, rounded
+from cryomorph.report.encoding import packed_bytes, packed_grid, rounded
 from cryomorph.structure.model import Template
 
 COORDINATE_BYTES = 2_000_000
@@ -15,6 +15,7 @@ COORDINATE_BYTES = 2_000_000
 FEWEST, MOST = 3, 60
 """Steps of a motion."""
 MOST_RANGES = 6
+NONE = 255
 SHAPE = 0.2
 """How much the shape counts against the motion, where the best view is chosen."""
 
@@ -44,8 +45,8 @@ def molecule(analysis: Analysis, motions: Sequence[Motion], template: Template) 
     Returns
     -------
     dict
-        `motions` with name, title, place, coordinates (s, n, 3) and `bodies`; `states` with number, population,
-        particle and coordinates (n, 3); `view`, how the molecule is turned at first.
+        `motions` with name, title, place, coordinates (s, n, 3), `bodies` and the `body` of each residue, 255 for
+        none; `states` with number, population, particle and coordinates (n, 3); `view`, how one looks at it first.
     """
     centre = analysis.components.mean.mean(axis=0)
     return {
@@ -55,6 +56,7 @@ def molecule(analysis: Analysis, motions: Sequence[Motion], template: Template) 
                 "title": title(motion.name),
                 "place": rounded(motion.place),
                 "coordinates": packed_grid(motion.coordinates - centre),
+                "body": packed_bytes(_body_of(analysis.bodies.get(motion.name, ()), len(template))),
                 "bodies": [body_text(body, template) for body in analysis.bodies.get(motion.name, ())],
             }
             for motion in motions
@@ -112,8 +114,15 @@ def body_text(body: BodyMotion, template: Template) -> dict[str, Any]:
         "rotation": rounded([body.rotation], 3)[0],
         "translation": rounded([body.translation], 3)[0],
         "shift": rounded([body.shift], 3)[0],
-        "first": int(body.residues.min()) if len(body.residues) else None,
     }
+
+
+def _body_of(bodies: Sequence[BodyMotion], residues: int) -> NDArray[np.uint8]:
+    """Return the number of the body that each residue is in, from 0, and `NONE` for the others."""
+    found = np.full(residues, NONE, dtype=np.uint8)
+    for number, body in enumerate(bodies[:NONE]):
+        found[body.residues] = number
+    return found
 
 
 def ranges(residues: NDArray[np.integer], template: Template) -> str:

@@ -70,7 +70,7 @@ def defocus(defocus_u: Array, defocus_v: Array) -> dict[str, Any]:
 def band_columns(rows: int) -> NDArray[np.int64]:
     """Return how many bins each of so many bands of latitude has."""
     latitude = (np.arange(rows) + 0.5) / rows * np.pi - np.pi / 2
-    return np.maximum(np.rint(2 * rows * np.cos(latitude)), 3).astype(np.int64)
+    return np.asarray(np.maximum(np.rint(2 * rows * np.cos(latitude)), 3), dtype=np.int64)
 
 
 def _areas(rows: int) -> Array:
@@ -86,5 +86,4 @@ def _counts(direction: Array, columns: NDArray[np.int64]) -> NDArray[np.int64]:
     row = np.clip(((latitude / np.pi + 0.5) * rows).astype(np.int64), 0, rows - 1)
     column = np.minimum(((longitude / (2 * np.pi) + 0.5) * columns[row]).astype(np.int64), columns[row] - 1)
     first = np.cumsum(columns) - columns
-    counts: NDArray[np.int64] = np.bincount(first[row] + column, minlength=int(columns.sum()))
-    return counts
+    return np.asarray(np.bincount(first[row] + column, minlength=int(columns.sum())))

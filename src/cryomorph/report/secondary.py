@@ -7,7 +7,7 @@ from cryomorph.structure.graph import hydrogen_bonds
 from cryomorph.structure.model import Template
 
 COIL, HELIX, STRAND = "-", "H", "E"
-LEAST_HELIX, LEAST_STRAND = 4, 3
+LEAST_HELIX, LEAST_STRAND = 5, 3
 
 Flags = NDArray[np.bool_]
 Array = NDArray[np.float64]
@@ -93,10 +93,11 @@ def _psea(x: Array) -> NDArray[np.str_]:
 
     with np.errstate(invalid="ignore"):
         angles = near("angle", _HELIX) & near("dihedral", _HELIX)
-        helix = _longer(_spread((near("d3", _HELIX) & near("d4", _HELIX)) | angles, 3), LEAST_HELIX)
+        helix = _longer((near("d3", _HELIX) & near("d4", _HELIX)) | angles, LEAST_HELIX)
+        helix = _extended(helix, near("d3", _HELIX) | near("angle", _HELIX))
         angles = near("angle", _STRAND) & near("dihedral", _STRAND)
         distances = near("d2", _STRAND) & near("d3", _STRAND) & near("d4", _STRAND)
-        strand = _longer(distances | angles, LEAST_STRAND)
+        strand = _extended(_longer(distances | angles, LEAST_STRAND), near("d3", _STRAND))
     letters = np.full(len(x), COIL)
     letters[strand] = STRAND
     letters[helix] = HELIX
@@ -104,7 +105,7 @@ def _psea(x: Array) -> NDArray[np.str_]:
 
 
 def _measures(x: Array) -> dict[str, Array]:
-    """Return what P-SEA looks at, by the first residue of each group; NaN at the end of the chain."""
+    """Return what P-SEA looks at, by the second residue of each group; NaN where there is no whole group."""
     count = len(x)
     measures = {}
     for apart in (2, 3, 4):
@@ -119,15 +120,15 @@ def _measures(x: Array) -> dict[str, Array]:
 
 
 def _padded(values: Array, count: int) -> Array:
-    return np.concatenate([values, np.full(count - len(values), np.nan)])
+    return np.concatenate([[np.nan], values, np.full(count - len(values) - 1, np.nan)])
 
 
-def _spread(flags: Flags, reach: int) -> Flags:
-    """Mark the `reach` residues after each marked one as well."""
-    spread = flags.copy()
-    for apart in range(1, reach + 1):
-        spread[apart:] |= flags[:-apart]
-    return spread
+def _extended(flags: Flags, beside: Flags) -> Flags:
+    """Mark residues next to a marked one as well where `beside` allows it."""
+    extended = flags.copy()
+    extended[1:] |= flags[:-1] & beside[1:]
+    extended[:-1] |= flags[1:] & beside[:-1]
+    return extended
 
 
 def _longer(flags: Flags, least: int) -> Flags:

@@ -36,7 +36,7 @@
     for (let row = 0; row < map.rows; row++) {
       for (let column = 0; column < map.columns; column++) {
         const level = map.energy[row * map.columns + column], out = 4 * ((map.rows - 1 - row) * map.columns + column);
-        const share = level === 255 ? 0 : 0.06 + 0.62 * Math.pow(1 - level / 254, 1.3);
+        const share = level === 255 ? 0 : 0.04 + 0.62 * Math.pow(1 - level / 254, 2);
         cryo.mix(empty, full, share).forEach((value, k) => { pixels.data[out + k] = value; });
         pixels.data[out + 3] = level === 255 ? 0 : 255;
       }

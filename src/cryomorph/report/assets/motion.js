@@ -17,7 +17,7 @@
   const KINDS = { "-": "none", H: "data-1", E: "data-2" };
 
   /** Colour of each residue, and what the colours mean. */
-  function palette(mode, sequence, displacement) {
+  function palette(mode, sequence, displacement, body) {
     const count = sequence.names.length, rgb = new Uint8Array(3 * count);
     const fill = (colour) => { for (let i = 0; i < count; i++) rgb.set(colour(i), 3 * i); };
     if (mode === "secondary") {
@@ -27,6 +27,10 @@
     if (mode === "chain") {
       sequence.chains.forEach((chain, k) => { for (let i = chain.start; i < chain.stop; i++) rgb.set(cryo.rgb(cryo.series(k)), 3 * i); });
       return { rgb, named: sequence.chains.slice(0, 12).map((chain, k) => [chain.name, cryo.series(k)]) };
+    }
+    if (mode === "bodies") {
+      fill((i) => cryo.rgb(body[i] === 255 ? cryo.colour("none") : body[i] === 0 ? cryo.colour("still") : cryo.series(body[i] - 1)));
+      return { rgb, named: [["largest body", cryo.colour("still")], ["bodies that move against it", cryo.series(0)], ["neither", cryo.colour("none")]] };
     }
     if (mode === "sequence") {
       fill((i) => cryo.sequential(i / Math.max(count - 1, 1)));
@@ -67,9 +71,9 @@
   function bodies(host, motion) {
     host.replaceChildren();
     if (!motion || motion.bodies.length < 2) return;
-    const cell = (value, unit) => make("td", { class: "n" }, value === null ? "–" : `${cryo.format(value)} ${unit}`);
+    const cell = (value, unit) => make("td", { class: "n" }, value === null ? "–" : `${value.toFixed(1)}${unit}`);
     const rows = motion.bodies.map((body, k) => make("tr", {}, make("td", {}, body.residues), make("td", { class: "n" }, String(body.count)),
-      ...(k ? [cell(body.rotation, "°"), cell(body.translation, "Å"), cell(body.shift, "Å")] : [make("td", { class: "n", colspan: 3 }, "the others move against it")])));
+      ...(k ? [cell(body.rotation, "°"), cell(body.translation, " Å"), cell(body.shift, " Å")] : [make("td", { class: "n", colspan: 3 }, "the others move against it")])));
     const head = ["residues", "number", "turns by", "along its axis", "its centre moves"].map((name, k) => make("th", { scope: "col", class: k ? "n" : "" }, name));
     host.append(make("div", { class: "panel" }, make("h3", {}, `What moves as a body along “${motion.title}”`),
       make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)))));
@@ -77,7 +81,7 @@
 
   cryo.motion = function (data) {
     const { molecule, sequence } = data;
-    const motions = molecule.motions.map((motion) => ({ ...motion, frames: conformations(motion.coordinates) }));
+    const motions = molecule.motions.map((motion) => ({ ...motion, frames: conformations(motion.coordinates), body: unpack(motion.body) }));
     const states = molecule.states.map((state) => ({ ...state, x: unpack(state.coordinates) }));
     const trace = { count: sequence.names.length, secondary: sequence.secondary, nucleotide: sequence.nucleotide, parts: cryo.parts(sequence.linked) };
     const canvas = find("molecule"), scrub = find("scrub"), play = find("play");
@@ -95,7 +99,7 @@
     }
 
     function recolour() {
-      colours = palette(find("colour-choice").value, sequence, displacement());
+      colours = palette(find("colour-choice").value, sequence, displacement(), motions[motion] ? motions[motion].body : new Uint8Array(trace.count));
       legend(find("colour-scale"), colours);
       highlight(highlighted);
     }

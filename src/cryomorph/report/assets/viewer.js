@@ -187,7 +187,7 @@
   cryo.viewer = function (canvas, trace, conformations, view, play) {
     const camera = { ...reach(conformations, view), turn: view, zoom: 1, reset() { camera.turn = view; camera.zoom = 1; } };
     // Pixels of an Å: all of the first view is seen, and when it is turned, hardly less.
-    camera.pixels = () => camera.zoom * Math.min(0.43 * Math.min(canvas.width / camera.side, canvas.height / camera.up), (0.62 * Math.min(canvas.width, canvas.height)) / camera.radius);
+    camera.pixels = () => camera.zoom * Math.min(0.43 * Math.min(canvas.width / camera.side, canvas.height / camera.up), (0.75 * Math.min(canvas.width, canvas.height)) / camera.radius);
     const gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
     const painter = (gl && solid(gl, trace)) || plain(canvas.getContext("2d"), trace);
     canvas.dataset.engine = gl ? "webgl" : "canvas";
