@@ -10,6 +10,7 @@ import gemmi
 import mrcfile
 import numpy as np
 import pytest
+import roma
 import torch
 
 from conftest import helix_model
@@ -31,10 +32,12 @@ from cryomorph.poses.search import SearchedPoses, SearchedPosesSettings
 from cryomorph.results import FittedRun, evaluate
 from cryomorph.run import RunFolder
 from cryomorph.search.approach import ApproachSettings
+from cryomorph.search.elsewhere import _squared_distance
 from cryomorph.search.joint import APPROACH_GRID, JointSearch, SearchSettings, _entropy, _order
 from cryomorph.search.library import Library, along_main_motion
 from cryomorph.simulate import SimulationSettings
 from cryomorph.structure.model import read_template
+from cryomorph.uncertainty import Uncertainty
 from cryomorph.workflows import simulate_images, train
 from dense_likelihood import coarse_batch
 from small_runs import assert_same_run, run_settings
@@ -305,6 +308,40 @@ def test_noise_moves_nothing(unposed, tmp_path):
     x = np.concatenate([x for _, x in fitted.decode(np.arange(len(fitted.source_index)))])
     assert np.sqrt(np.square(x - x.mean(0)).sum(-1).mean()) < 0.5
     assert np.sqrt(np.square(x.mean(0) - fitted.template.coordinates).sum(-1).mean()) < 0.5
+    assert RunFolder(tmp_path / "run").load_posterior().elsewhere.mean() > 0.1  # no pose is better than all others
+
+
+def test_clear_images_leave_no_doubt_where_a_lopsided_molecule_lies(searched):
+    posterior = RunFolder(searched).load_posterior()
+    assert np.median(posterior.elsewhere) < 1e-3
+    assert (posterior.elsewhere >= 0).all()
+
+
+def test_what_another_pose_would_mean_is_added_to_the_uncertainty():
+    model, square = np.zeros((3, 1)), np.array([0.0, 9.0, 0.25], np.float32)
+    flat = {"latents": model, "directions": model, "covariance": model, "rest": model, "information": model}
+    sure = Uncertainty(
+        **flat,
+        deviation=np.array([1.0, 4.0, 0.0], np.float32),
+        residues=np.array([3.0, 0.0], np.float32),
+        explained=model,
+        junk=model,
+        elsewhere=np.zeros(3, np.float32),
+    )
+    wider = sure.with_other_poses(np.array([0.0, 0.9, 0.1], np.float32), square, np.array([16.0, 1.0], np.float32))
+    np.testing.assert_allclose(wider.deviation, [1, 5, 0.5])
+    np.testing.assert_allclose(wider.residues, [5, 1])
+    np.testing.assert_allclose(wider.elsewhere, [0, 0.9, 0.1])
+
+
+def test_conformations_are_compared_after_superposition():
+    generator = torch.Generator().manual_seed(0)
+    x, turn = torch.randn(4, 30, 3, generator=generator), roma.random_rotmat(4)
+    moved = torch.einsum("bij,bnj->bni", turn, x) + torch.tensor([3.0, -2.0, 9.0])
+    assert _squared_distance(moved, x).max() < 1e-6
+    stretched = x * 1.1
+    expected = (0.1 * (x - x.mean(1, keepdim=True))).square().sum(2)
+    torch.testing.assert_close(_squared_distance(stretched, x), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_conformations_and_poses_are_brought_to_one_frame(searched):

@@ -1,7 +1,7 @@
 """How sure the conformation of every particle is, and whether there is a particle in its image at all."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -94,6 +94,8 @@ class Uncertainty:
         Nats by which the conformation explains the image better than nothing does.
     junk : array (m,)
         Probability that there is nothing but noise in the image.
+    elsewhere : array (m,)
+        Probability that the particle lies in quite another pose than the one found; 0 where poses were not searched.
     """
 
     latents: Array
@@ -105,6 +107,16 @@ class Uncertainty:
     information: Array
     explained: Array
     junk: Array
+    elsewhere: Array
+
+    def with_other_poses(self, probability: Array, square: Array, residues: Array) -> "Uncertainty":
+        """Return the same with what other poses add; see `cryomorph.search.elsewhere.Elsewhere`."""
+        return replace(
+            self,
+            elsewhere=probability,
+            deviation=np.sqrt(np.square(self.deviation) + square),
+            residues=np.sqrt(np.square(self.residues) + residues),
+        )
 
     def full(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the covariance of all latents of some particles, shape (b, d, d)."""
@@ -173,6 +185,7 @@ def find_uncertainty(
         information=(information + of_rest).astype(np.float32),
         explained=explained,
         junk=junk_probability(np.concatenate(evidence)).astype(np.float32),
+        elsewhere=np.zeros(len(stack), np.float32),
     )
 
 

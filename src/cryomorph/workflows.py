@@ -39,6 +39,7 @@ from cryomorph.plots import plot_shells
 from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
+from cryomorph.search.elsewhere import look_elsewhere
 from cryomorph.search.joint import JointSearch
 from cryomorph.selection import Selection
 from cryomorph.simulate import SimulationSettings, simulate
@@ -163,6 +164,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
             rows = torch.arange(len(stack), device=fabric.device)
             most_probable = torch.from_numpy(uncertainty.latents).to(fabric.device)
             latents.place(trainer.optimisation.of_latents, rows, most_probable)
+        if search is not None:
+            other = look_elsewhere(search, trainer.source, progress)
+            uncertainty = uncertainty.with_other_poses(other.probability, other.square, other.residues)
         if reconstruction.poses.finds:
             run.save_poses(_all_poses(reconstruction, latents, stack, fabric.device))
         run.save_posterior(uncertainty)
@@ -338,7 +342,7 @@ def _uncertainty(
 ) -> Uncertainty:
     """Find the most probable latents of every particle, and how sure they are, given what the fit sees of its image."""
     latents.eval()
-    return find_uncertainty(
+    found = find_uncertainty(
         reconstruction.eval(),
         stack,
         lambda batch, observed: latents(batch),
@@ -347,6 +351,9 @@ def _uncertainty(
         latent_prior=config.latent_prior,
         progress=progress,
     )
+    in_use, dimensions = found.directions.shape[1], found.latents.shape[1]
+    logger.info("the images tell %d of %d directions of latent space from noise", in_use, dimensions)
+    return found
 
 
 def _all_latents(latents: Latents, stack: ParticleStack, device: torch.device) -> NDArray[np.float32]:

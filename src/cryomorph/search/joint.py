@@ -168,13 +168,19 @@ class JointSearch:
                 scan.lowest_normalised,
                 self._first_candidates,
             )
+            library = self._priced(self._that_fit(scan, library), scan, source, lowest)
         else:
-            library, lowest, find = self._learned_library(), scan.lowest, self._candidates
-        library = self._priced(self._that_fit(scan, library), scan, source, lowest)
+            (scan, library), find = self.learned(source), self._candidates
         return self._replace_by(
             lambda batch: find(scan, batch, library, progress),
             *(source, rows, library, pose_optimizer, latent_optimizer, progress),
         )
+
+    @torch.no_grad()
+    def learned(self, source: BatchSource) -> tuple[RingScan, Library]:
+        """Return a scan, and the conformations that were learned with their prices, to `compare` images with."""
+        scan = self._scan(self._grid)
+        return scan, self._priced(self._that_fit(scan, self._learned_library()), scan, source, scan.lowest)
 
     @property
     def _grid(self) -> ProductGrid:
@@ -233,22 +239,43 @@ class JointSearch:
         self, scan: RingScan, batch: ParticleBatch, library: Library, progress: Progress
     ) -> tuple[Candidates, Tensor]:
         """Return what fits each image best, the first polished, and whether it is better than what it has."""
+        found = self.compare(scan, batch, library, progress)
+        first = torch.zeros_like(batch.index)
+        rotation, shift, value = self.polished(found, first, library, batch)
+        found.rotation[:, 0], found.shift[:, 0] = rotation, shift
+        now, better = self.poses.best(batch)[0], value < self.value_now(batch)
+        return found, ~same_pose(rotation, now) | better
+
+    def compare(self, scan: RingScan, batch: ParticleBatch, library: Library, progress: Progress) -> Candidates:
+        """Return the poses and conformations that fit each image best, what they cost included."""
         beads = self.reconstruction.beads(library.conformations)
         found = scan.lowest(scan.see(batch), beads, self.settings.candidates, progress)
-        found = found.with_misfit(found.misfit + library.price[found.conformation])
-        first = found.conformation[:, 0]
-        own = self.reconstruction.beads(library.conformations[first])
+        return found.with_misfit(found.misfit + library.price[found.conformation])
+
+    def polished(
+        self, found: Candidates, which: Tensor, library: Library, batch: ParticleBatch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Polish one candidate of each image: `which` (b,).
+
+        Returns
+        -------
+        rotation, shift, value
+            Its pose, and its misfit with what its latent coordinates cost, in nats, shape (b,).
+        """
+        image = torch.arange(len(which), device=which.device)
+        member = found.conformation[image, which]
+        beads = self.reconstruction.beads(library.conformations[member])
+        pose = found.rotation[image, which].float(), found.shift[image, which].float()
         shifts = self.settings.shift_range > 0
-        rotation, shift = found.rotation[:, 0].float(), found.shift[:, 0].float()
-        rotation, shift, misfit = polish(self.likelihood, own, rotation, shift, batch, shifts=shifts)
-        found.rotation[:, 0], found.shift[:, 0] = rotation, shift
-        rotation_now, shift_now = self.poses.best(batch)
+        rotation, shift, misfit = polish(self.likelihood, beads, *pose, batch, shifts=shifts)
+        return rotation, shift, misfit + self._cost(library)[member]
+
+    def value_now(self, batch: ParticleBatch) -> Tensor:
+        """Return the same of the poses and latents that the particles have, shape (b,)."""
         z = self.latents(batch)
-        beads_now = self.reconstruction.beads(self.reconstruction.conformations(z))
-        misfit_now = self.likelihood.misfit(*self.likelihood.terms(beads_now, rotation_now, shift_now, batch), batch)
-        turned = torch.rad2deg(roma.rotmat_geodesic_distance(rotation, rotation_now))
-        better = misfit + self._cost(library)[first] < misfit_now + self._latent_cost(z)
-        return found, (turned > SAME_DEGREES) | better
+        beads = self.reconstruction.beads(self.reconstruction.conformations(z))
+        misfit = self.likelihood.misfit(*self.likelihood.terms(beads, *self.poses.best(batch), batch), batch)
+        return misfit + self._latent_cost(z)
 
     def _priced(
         self, library: Library, scan: RingScan, source: BatchSource, lowest: Callable[..., Candidates]
@@ -341,6 +368,12 @@ class JointSearch:
 
     def _without_signal(self, batch: ParticleBatch) -> ParticleBatch:
         return self.likelihood.without_signal(batch, torch.Generator().manual_seed(self.seed))
+
+
+def same_pose(one: Tensor, other: Tensor) -> Tensor:
+    """Tell which rotations (..., 3, 3) are one optimum of the misfit, as far as the angle between them says."""
+    same: Tensor = torch.rad2deg(roma.rotmat_geodesic_distance(one, other)) <= SAME_DEGREES
+    return same
 
 
 def _one(beads: Beads, number: int) -> Beads:
