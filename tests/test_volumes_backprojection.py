@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from cryomorph.fourier import image_coefficients, multiplicity
 from cryomorph.geometry import random_rotations
+from cryomorph.selection import FreeSettings, Selection
 from cryomorph.volumes._kernels import insert
 from cryomorph.volumes.backprojection import BackProjection, Optics
 from cryomorph.volumes.model_map import model_map
@@ -126,10 +128,16 @@ def test_sums_depend_neither_on_batches_nor_on_threads(molecule):
     for slabs in (1, 3):
         sums = np.zeros((2, 31, 31, 17, 3), dtype=np.float32)
         insert(
-            *(sums, np.array([0, 1, 0, 1, 0]), coefficients.astype(np.complex64)),
+            *(
+                sums,
+                np.array([0, 1, 0, 1, 0]),
+                np.zeros((1, 15, 8), bool),
+                np.zeros(5, int),
+                coefficients.astype(np.complex64),
+            ),
             *(np.ones((5, 15, 8), np.float32), np.ones((5, 1), np.float32)),
             *(np.ones((5, 8), np.complex64), np.ones((5, 15), np.complex64)),
-            *(np.ascontiguousarray(axes[:, 0]), np.ascontiguousarray(axes[:, 1]), slabs),
+            *(np.ascontiguousarray(axes[:, 0]), np.ascontiguousarray(axes[:, 1]), 7, slabs),
         )
         results.append(sums)
     assert results[0].any()
@@ -148,3 +156,64 @@ def test_weights_of_a_single_image_are_those_of_its_plane(molecule):
     inside = (k[:, None] ** 2 + k**2 <= 23**2).sum()
     assert projection._sums[0, ..., 2].sum() == pytest.approx((inside + 1) / 2, rel=1e-5)
     assert projection._sums[1].sum() == 0
+
+
+def sorted_by_noise(seen, *, box=48, images=1200):
+    """Images of nothing but noise, each given to the one of two structures that it resembles more.
+
+    Returns the images with poses, and the structure (0 or 1) that the coefficients which count resemble.
+    """
+    structures = [blobs(seed=seed) for seed in (1, 2)]
+    batch, rotation, shift = batch_of(*structures[0], images, box=box, shift=0)
+    other, _, _ = batch_of(*structures[1], images, box=box, shift=0)  # the same poses
+    kept = seen.of(batch.index) * multiplicity(box, torch.device("cpu"))
+    models = [image_coefficients(part.image) for part in (batch, other)]
+    generator = torch.Generator().manual_seed(3)
+    batch.image = torch.randn(batch.image.shape, generator=generator)
+    noise = image_coefficients(batch.image)
+    scores = [(kept * (noise.conj() * m).real).sum((1, 2)) / (kept * m.abs() ** 2).sum((1, 2)).sqrt() for m in models]
+    return structures, batch, rotation, shift, (scores[1] > scores[0]).long().numpy()
+
+
+def test_noise_that_was_sorted_by_a_model_shows_it_but_not_where_the_sorting_did_not_look():
+    """What was fitted to noise is found in it again: only coefficients that were kept out tell it from a motion."""
+    seen = Selection.work(48, FreeSettings(share=0.1), seed=0)
+    structures, batch, rotation, shift, nearest = sorted_by_noise(seen)
+    known = [model_map(*structure, box=48, pixel_size=2.0, resolution=0.0) for structure in structures]
+    gains = {"all": [], "free": []}
+    for state in (0, 1):
+        rows = np.flatnonzero(nearest == state)
+        projection = BackProjection(48, 2.0, Optics.alike(1), fitted=seen)
+        projection.add(batch[torch.from_numpy(rows)], rotation[rows], shift[rows], np.arange(len(rows)) % 2)
+        own, other = known[state], known[1 - state]
+        for kind, density in {"all": projection.half_map(0), "free": projection.free_map()}.items():
+            score = [mean_correlation(shell_correlation(density, model), 20, 6) for model in (own, other)]
+            gains[kind].append(score[0] - score[1])
+    assert min(gains["all"]) > 0.03
+    assert np.abs(gains["free"]).max() < 0.5 * min(gains["all"])
+
+
+def test_what_was_seen_and_what_is_free_are_all_there_is(molecule):
+    batch, rotation, shift = batch_of(*molecule, IMAGES)
+    seen = Selection.work(48, FreeSettings(share=0.1), seed=0)
+    half = np.arange(IMAGES) % 2
+    apart = BackProjection(48, 2.0, Optics.alike(1), fitted=seen)
+    apart.add(batch, rotation, shift, half)
+    together = inserted(batch, rotation, shift)
+    for part in (0, 1):
+        np.testing.assert_allclose(apart.half_map(part), together.half_map(part), atol=2e-5)
+    free = shell_correlation(apart.free_map(), truth(molecule))
+    assert free[8:20].min() > 0.7
+    with pytest.raises(ValueError, match="no coefficients were kept apart"):
+        together.free_map()
+
+
+def test_a_map_up_to_some_frequency_is_the_low_part_of_the_whole(molecule):
+    batch, rotation, shift = batch_of(*molecule, IMAGES)
+    projection = BackProjection(48, 2.0, Optics.alike(1), highest=12)
+    projection.add(batch, rotation, shift, np.arange(IMAGES) % 2)
+    whole = inserted(batch, rotation, shift)
+    assert projection._sums.nbytes < 0.2 * whole._sums.nbytes
+    limited, known = projection.half_map(0), whole.half_map(0)
+    assert shell_correlation(limited, known)[1:11].min() > 0.999
+    assert np.abs(np.fft.rfftn(limited)[24, 0, 0]) < 1e-3 * np.abs(np.fft.rfftn(known)).max()

@@ -25,6 +25,7 @@ from cryomorph.outputs import MAPS, ModelWriter, state_colour, write_script
 from cryomorph.particles.loader import prefetch
 from cryomorph.particles.stack import ParticleStack
 from cryomorph.progress import Progress, Silent
+from cryomorph.selection import WHOLE, Selection
 from cryomorph.volumes.backprojection import BackProjection, Optics
 from cryomorph.volumes.comparison import TEMPLATE, StateMaps
 from cryomorph.volumes.figure import plot_correlations
@@ -190,6 +191,10 @@ class _Maker:
     def __init__(self, fitted: FittedRun, stack: ParticleStack, models: list[Model], sharpness: float | None) -> None:
         self.fitted, self.stack, self.models = fitted, stack, models
         self.poses = fitted.poses()
+        config = fitted.config
+        kept_out = config.free.share > 0 and config.infer_from is None
+        self.seen = Selection.work(stack.box, config.free, config.seed) if kept_out else None
+        self.first_free = WHOLE * config.free.block
         self.optics = _optics(fitted)
         self.pixel_size = float(stack.pixel_size.min())
         self.extent = self.pixel_size * stack.box
@@ -206,20 +211,18 @@ class _Maker:
         """Make, compare and write the maps of some particles."""
         projection = self._project(part, progress)
         halves = [projection.half_map(half) for half in (0, 1)]
-        masked = [self.mask * half for half in halves]
         plain, inside = shell_correlation(*halves), masked_correlation(halves[0], halves[1], self.mask)
         whole = projection.full_map(inside)
         limit = resolution(inside, HALVES, self.extent)
         last = max(2, int(self.extent / limit)) if np.isfinite(limit) else 2
-        compared = [self.mask * whole, *masked]
-        agreement: dict[str, tuple[float, float, float]] = {}
-        curves: dict[str, Array] = {}
-        for name, simulated in self.simulated.items():
-            inside_model = self.mask * simulated
-            of_each = [shell_correlation(density, inside_model) for density in compared]
-            curves[name] = of_each[0]
-            of_map, of_first, of_second = (mean_correlation(curve, last) for curve in of_each)
-            agreement[name] = (of_map, of_first, of_second)
+        own = shell_correlation(self.mask * whole, self.mask * self.simulated[part.name])
+        # Where the fit saw everything, or nothing that it did not see is resolved, there is but what it saw.
+        independent = projection.has_free and last > 2 * self.first_free
+        if independent:
+            compared, first = [projection.free_map(half) for half in (None, 0, 1)], self.first_free
+        else:
+            compared, first = [whole, *halves], 1
+        agreement, curves = self._compare(compared, first, last)
         maps = StateMaps(
             name=part.name,
             folder=folder,
@@ -227,18 +230,34 @@ class _Maker:
             frequency=np.arange(len(plain)) / self.extent,
             halves=plain,
             halves_masked=inside,
-            model=curves[part.name],
+            model=own,
             resolution=resolution(plain, HALVES, self.extent),
             resolution_masked=limit,
-            resolution_model=resolution(curves[part.name], MODEL, self.extent),
+            resolution_model=resolution(own, MODEL, self.extent),
             agreement=agreement,
+            independent=independent,
         )
         self._write(maps, part.title, whole, halves, curves)
         return maps
 
+    def _compare(
+        self, densities: list[NDArray[np.float32]], first: int, last: int
+    ) -> tuple[dict[str, tuple[float, float, float]], dict[str, Array]]:
+        """Correlate three maps with each model: the mean over shells, and the curve of the first map."""
+        agreement: dict[str, tuple[float, float, float]] = {}
+        curves: dict[str, Array] = {}
+        masked = [self.mask * density for density in densities]
+        for name, simulated in self.simulated.items():
+            model = self.mask * simulated
+            of_each = [shell_correlation(density, model) for density in masked]
+            curves[name] = of_each[0]
+            whole, one, two = (mean_correlation(curve, last, first) for curve in of_each)
+            agreement[name] = (whole, one, two)
+        return agreement, curves
+
     def _project(self, part: Part, progress: Progress) -> BackProjection:
         half = self._halves(part.rows)
-        projection = BackProjection(self.stack.box, self.pixel_size, self.optics)
+        projection = BackProjection(self.stack.box, self.pixel_size, self.optics, fitted=self.seen)
         places = np.array_split(np.arange(len(part.rows)), -(-len(part.rows) // IMAGES_AT_ONCE))
         progress.start(f"back-projecting {part.name}", len(part.rows))
         try:
@@ -268,11 +287,14 @@ class _Maker:
         writer = ModelWriter(self.fitted.template, np.zeros(len(self.fitted.template)))
         writer.write(maps.folder / "model.cif", model.positions[None])
         write_text(maps.folder / "fsc.json", json.dumps(maps.as_dict(), indent=1) + "\n")
-        others = {f"map and {name}": curve for name, curve in curves.items() if name != maps.name}
-        write_text(maps.folder / "fsc.csv", _table(maps.frequency, maps.curves | others))
+        what = "unseen" if maps.independent else "map"
+        of_models = {f"{what} and {name}": curve for name, curve in curves.items()}
+        write_text(maps.folder / "fsc.csv", _table(maps.frequency, maps.curves | of_models))
         drawn = maps.curves | {
-            f"other: {name}": curve for name, curve in curves.items() if name not in (maps.name, TEMPLATE)
+            f"other: {what} and {name}": curve for name, curve in curves.items() if name not in (maps.name, TEMPLATE)
         }
+        if maps.independent:
+            drawn["unseen and model"] = curves[maps.name]
         plot_correlations(maps.folder / "fsc.svg", maps.frequency, drawn, title)
 
 

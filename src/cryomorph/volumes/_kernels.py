@@ -11,7 +11,9 @@ Floats = NDArray[np.float32]
 @jit(parallel=True)
 def insert(
     sums: Floats,
-    half: NDArray[np.int64],
+    part: NDArray[np.int64],
+    free: NDArray[np.bool_],
+    pattern: NDArray[np.int64],
     coefficients: NDArray[np.complex64],
     transfer: Floats,
     weight: Floats,
@@ -19,6 +21,7 @@ def insert(
     phase_y: NDArray[np.complex64],
     axis_x: Floats,
     axis_y: Floats,
+    highest: int,
     slabs: int,
 ) -> None:
     """Add images to the sums over Fourier space, each sample to the eight points of the grid about it.
@@ -26,9 +29,13 @@ def insert(
     Parameters
     ----------
     sums
-        Shape (halves, 2 R + 1, 2 R + 1, R + 2, 3): z, y, x from 0, each with real and imaginary part and weight.
-    half
-        Of each image, shape (b,).
+        Shape (parts, 2 R + 1, 2 R + 1, R + 2, 3): z, y, x from 0, each with real and imaginary part and weight.
+    part
+        That each image goes to, shape (b,); of free coefficients, that many parts from the end, counted from 0.
+    free
+        Patterns of coefficients, shape (P, 2 K + 1, K + 1).
+    pattern
+        Which of them tells the free coefficients of an image, shape (b,).
     coefficients
         On the grid of `image_coefficients`, shape (b, 2 K + 1, K + 1).
     transfer
@@ -39,18 +46,19 @@ def insert(
         What takes the particle to the origin, shapes (b, K + 1) and (b, 2 K + 1).
     axis_x, axis_y
         Where index 1 along the image's axes lies in the grid, (x, y, z), shape (b, 3).
+    highest
+        Coefficients up to this Fourier index are inserted.
     slabs
-        Parts of the grid along z, each of which is one thread's own. Sums do not depend on it.
+        Slices of the grid along z, each of them one thread's own. Sums do not depend on it.
     """
-    highest = coefficients.shape[2] - 1
+    middle = coefficients.shape[2] - 1
     reach = (sums.shape[1] - 1) // 2
     planes = sums.shape[1]
     for slab in prange(slabs):
         first, last = planes * slab // slabs, planes * (slab + 1) // slabs
-        for i in range(len(half)):
-            grid = sums[half[i]]
-            for row in range(2 * highest + 1):
-                ky = row - highest
+        for i in range(len(part)):
+            for row in range(middle - highest, middle + highest + 1):
+                ky = row - middle
                 reach_x = int(np.sqrt(np.float64(highest * highest - ky * ky)))
                 for kx in range(1 if ky < 0 else 0, reach_x + 1):
                     x = kx * axis_x[i, 0] + ky * axis_y[i, 0]
@@ -67,6 +75,7 @@ def insert(
                     left = y0 + reach
                     if x0 + 1 > reach + 1 or left < 0 or left + 1 >= planes or below < 0 or below + 1 >= planes:
                         continue
+                    grid = sums[len(sums) - 1 - part[i] if free[pattern[i], row, kx] else part[i]]
                     shell = int(np.sqrt(np.float32(kx * kx + ky * ky)) + np.float32(0.5))
                     h = transfer[i, row, kx]
                     matched = weight[i, min(shell, weight.shape[1] - 1)] * h

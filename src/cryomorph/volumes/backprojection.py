@@ -17,6 +17,7 @@ from cryomorph.fourier import band, image_coefficients
 from cryomorph.optics import ctf
 from cryomorph.parallel import use_torch_threads
 from cryomorph.particles.batch import ParticleBatch
+from cryomorph.selection import Selection
 
 Array = NDArray[np.floating]
 
@@ -58,6 +59,11 @@ class BackProjection:
         Of the map in Å. Images may have others.
     optics
         Of the images.
+    highest
+        Fourier index up to which the map is made; `band(box)` if not given.
+    fitted
+        Coefficients of each image that something was fitted to; the sums over the others, which are free of it, are
+        kept apart, so that they make maps by themselves. None takes no heed.
 
     Attributes
     ----------
@@ -65,10 +71,24 @@ class BackProjection:
         Images in each half.
     """
 
-    def __init__(self, box: int, pixel_size: float, optics: Optics) -> None:
+    def __init__(
+        self,
+        box: int,
+        pixel_size: float,
+        optics: Optics,
+        *,
+        highest: int | None = None,
+        fitted: Selection | None = None,
+    ) -> None:
         self.box, self.pixel_size, self.optics = box, pixel_size, optics
-        reach = PADDING * band(box) + 1
-        self._sums = np.zeros((2, 2 * reach + 1, 2 * reach + 1, reach + 2, 3), dtype=np.float32)
+        self.highest = min(band(box), highest or band(box))
+        self.has_free = fitted is not None
+        self._free = np.zeros((1, 2 * band(box) + 1, band(box) + 1), dtype=np.bool_)
+        if fitted is not None:
+            self._free = fitted.complement.plane.numpy()
+        reach = PADDING * self.highest + 1
+        parts = 4 if self.has_free else 2
+        self._sums = np.zeros((parts, 2 * reach + 1, 2 * reach + 1, reach + 2, 3), dtype=np.float32)
         self.count = np.zeros(2, dtype=np.int64)
         self._gain = optics.gain / np.mean(optics.gain)
 
@@ -88,12 +108,12 @@ class BackProjection:
 
         if batch.image is None:
             raise ValueError("back-projection needs the images of the batch")
-        box, highest = self.box, band(self.box)
+        box, middle = self.box, band(self.box)
         coefficients = image_coefficients(batch.image).contiguous()
         group, size = batch.optics_group.numpy(), batch.pixel_size.double().numpy()
-        frequency = np.arange(-highest, highest + 1) / (box * size[:, None])  # 1/Å
+        frequency = np.arange(-middle, middle + 1) / (box * size[:, None])  # 1/Å
         step = torch.from_numpy(frequency).float()
-        transfer = ctf(step[:, None, highest:], step[:, :, None], batch.ctf)
+        transfer = ctf(step[:, None, middle:], step[:, :, None], batch.ctf)
         # Coefficients are sums over pixels: smaller pixels make them larger.
         scale = self._gain[group] * (self.pixel_size / size) ** 2
         transfer *= torch.from_numpy(scale).float()[:, None, None]
@@ -104,22 +124,36 @@ class BackProjection:
         insert(
             self._sums,
             np.asarray(half, dtype=np.int64),
+            self._free,
+            batch.index.numpy() % len(self._free),
             coefficients.numpy(),
             transfer.contiguous().numpy(),
             (1 / self.optics.noise[group]).astype(np.float32),
-            np.ascontiguousarray(phases[0][:, highest:]),
+            np.ascontiguousarray(phases[0][:, middle:]),
             phases[1],
             np.ascontiguousarray(axes[:, 0]),
             np.ascontiguousarray(axes[:, 1]),
+            self.highest,
             torch.get_num_threads(),
         )
         self.count += np.bincount(half, minlength=2)
 
     def half_map(self, half: int) -> NDArray[np.float32]:
         """Map (D, D, D), z, y, x, of one half of the images, 0 or 1; noise is not filtered."""
-        sums = self._symmetric(half)
+        sums = self._of_half(half)
         level = self._shell_means(sums[..., 2])
         return self._map(sums, LEAST_SHARE * level + LEAST_LEVEL * level.max())
+
+    def free_map(self, half: int | None = None) -> NDArray[np.float32]:
+        """Map (D, D, D) of the free coefficients of one half of the images, or of all of them.
+
+        They are few, so that each counts by how well it was measured: the filter for signal as strong as the noise.
+        """
+        if not self.has_free:
+            raise ValueError("no coefficients were kept apart")
+        chosen = self._sums[-1] + self._sums[-2] if half is None else self._sums[-1 - half].copy()
+        sums = _symmetric(chosen)
+        return self._map(sums, self._shell_means(sums[..., 2]))
 
     def full_map(self, correlation: Array) -> NDArray[np.float32]:
         """Map (D, D, D), z, y, x, of all images: the Wiener filter, the signal's power from the half maps' correlation.
@@ -130,8 +164,8 @@ class BackProjection:
             Fourier shell correlation of the half maps, shape (band(D) + 1,). Beyond the first shell that is not
             correlated nothing is left.
         """
-        sums = self._symmetric(0)
-        sums += self._symmetric(1)
+        sums = self._of_half(0)
+        sums += self._of_half(1)
         level = self._shell_means(sums[..., 2])
         correlated = np.clip(correlation, 0, 0.999)
         ended = np.flatnonzero(correlated[1:] <= 0)
@@ -139,23 +173,24 @@ class BackProjection:
             correlated[ended[0] + 1 :] = 0
         signal_to_noise = 2 * correlated / (1 - correlated)  # of both halves together
         with np.errstate(divide="ignore"):
-            regularisation = np.where(signal_to_noise > 0, level / signal_to_noise, np.inf)
+            known = signal_to_noise[: len(level)]
+            regularisation = np.where(known > 0, level / known, np.inf)
         return self._map(sums, regularisation)
 
-    def _symmetric(self, half: int) -> NDArray[np.float32]:
-        """Return the sums of one half; the plane x = 0 has also what was inserted at its mirror image."""
+    def _of_half(self, half: int) -> NDArray[np.float32]:
+        """Return the sums over all coefficients of one half."""
         sums: NDArray[np.float32] = self._sums[half].copy()
-        mirrored = sums[::-1, ::-1, 0] * np.array([1, -1, 1], dtype=np.float32)
-        sums[:, :, 0] += mirrored
-        return sums
+        if self.has_free:
+            sums += self._sums[-1 - half]
+        return _symmetric(sums)
 
     def _shells(self, sums: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Shell of the map that each point of the grid is on; `band(D) + 1` for all beyond."""
+        """Shell of the map that each point of the grid is on; `highest + 1` for all beyond."""
         reach = (len(sums) - 1) // 2
         along = (np.arange(-reach, reach + 1) / PADDING).astype(np.float32) ** 2
         last = (np.arange(sums.shape[2]) / PADDING).astype(np.float32) ** 2
         radius = np.sqrt(along[:, None, None] + along[:, None] + last)
-        return np.asarray(np.minimum(np.rint(radius).astype(np.int64), band(self.box) + 1))
+        return np.asarray(np.minimum(np.rint(radius).astype(np.int64), self.highest + 1))
 
     def _shell_means(self, weight: NDArray[np.float32]) -> NDArray[np.float64]:
         shell = self._shells(weight).ravel()
@@ -181,3 +216,9 @@ class BackProjection:
         kernel = np.sinc(inside / size).astype(np.float32) ** 2
         density /= kernel[:, None, None] * kernel[:, None] * kernel
         return np.asarray(density, dtype=np.float32)
+
+
+def _symmetric(sums: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give the plane x = 0 also what was inserted at its mirror image."""
+    sums[:, :, 0] += sums[::-1, ::-1, 0] * np.array([1, -1, 1], dtype=np.float32)
+    return sums

@@ -34,6 +34,9 @@ class StateMaps:
         Å, where these fall below 0.143, 0.143 and 0.5.
     agreement : dict of name to three floats
         Mean correlation, up to the resolution, of the map and of each of the half maps with each model.
+    independent : bool
+        Whether `agreement` is that of coefficients that the run's fit never saw. Else particles that were put together
+        because their noise looks alike can agree with the model by that alone.
     """
 
     name: str
@@ -47,6 +50,7 @@ class StateMaps:
     resolution_masked: float
     resolution_model: float
     agreement: dict[str, tuple[float, float, float]]
+    independent: bool
 
     @property
     def nearest(self) -> str:
@@ -73,6 +77,8 @@ class StateMaps:
             return f"agrees with its model by {own:.3f}; there is no other state to compare with"
         second = max(others, key=others.__getitem__)
         numbers = f"{own:.3f} with its own model, {others[second]:.3f} with that of {second}"
+        if not self.independent:
+            numbers += "; the fit saw these data"
         if self.confirmed:
             return f"confirmed: the map and both half maps agree best with their own model ({numbers})"
         if self.nearest == self.name:
@@ -90,6 +96,7 @@ class StateMaps:
             "name": self.name,
             "images": list(self.images),
             "resolution_angstrom": {key: value if np.isfinite(value) else None for key, value in resolutions.items()},
+            "independent": self.independent,
             "agreement": {name: list(values) for name, values in self.agreement.items()},
             "nearest": self.nearest,
             "confirmed": self.confirmed,

@@ -131,7 +131,7 @@ def resolution(correlation: Array, threshold: float, extent: float) -> float:
     return float(extent / (shell - 1 + (before - threshold) / (before - after)))
 
 
-def mean_correlation(correlation: Array, last: int) -> float:
-    """Average of a correlation over all coefficients in shells 1 to `last`: shell k counts k² times."""
-    shell = np.arange(1, max(last, 1) + 1)
+def mean_correlation(correlation: Array, last: int, first: int = 1) -> float:
+    """Average of a correlation over all coefficients in shells `first` to `last`: shell k counts k² times."""
+    shell = np.arange(first, max(last, first) + 1)
     return float(np.average(correlation[shell], weights=shell.astype(np.float64) ** 2))
