@@ -104,7 +104,8 @@ def check(particles: ParticlesConfig, template: TemplateConfig, *, progress: Pro
         )
     if len(seen.good) < LEAST_IMAGES:
         return Report(_read(stack, model), (*of_file, *_untested(f"fewer than {LEAST_IMAGES} images can be read")))
-    found = _compare(stack, placed, seen.good, particles, progress)
+    posed = stack.has_poses and of_file[-1].verdict != "wrong"
+    found = _compare(stack, placed, seen.good, particles, progress, posed=posed)
     return Report(_read(stack, model), (*of_file, *found))
 
 
@@ -119,15 +120,21 @@ def _place(model: Template, stack: ParticleStack, settings: TemplateConfig) -> t
 
 
 def _compare(
-    stack: ParticleStack, template: Template, rows: NDArray[np.int64], settings: ParticlesConfig, progress: Progress
+    stack: ParticleStack,
+    template: Template,
+    rows: NDArray[np.int64],
+    settings: ParticlesConfig,
+    progress: Progress,
+    *,
+    posed: bool,
 ) -> tuple[Finding, ...]:
     """Return the findings of all tests that compare images with the template."""
     sample = read_sample(stack, spread(rows, images_for(len(template))), resolution_for(len(template)), progress)
     scorer = Scorer(sample, _beads(template))
-    if not stack.has_poses:
+    if not posed:
         outcome = compete(scorer, Hypothesis(round=True), WITHOUT_POSES, progress)
         known = (contrast.finding(outcome, inverted=settings.invert), transfer.finding(outcome))
-        return (*known, *_untested("the particles have no poses", *(finding.name for finding in known)))
+        return (*known, *_untested("the particles have no poses to compare with", *(finding.name for finding in known)))
     outcome = compete(scorer, Hypothesis(), WITH_POSES, progress)
     overall = outcome if outcome.oriented else compete(scorer, Hypothesis(round=True), WITHOUT_POSES, progress)
     return (

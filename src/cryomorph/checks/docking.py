@@ -11,23 +11,26 @@ from cryomorph.progress import Progress
 
 NAME = "docking"
 
-COARSE = 12.0
-"""Å by which the template is moved along each axis in the search for large displacements."""
+COARSE = 14.0
+"""Å by which the template is moved along axes and diagonals in the search for large displacements."""
 STEPS = (6.0, 3.0, 1.5)
 MOST_STEPS = 40
 SUSPECT, WRONG = 4.0, 8.0
 """Å of displacement; another conformation may well move the middle of a molecule by less."""
 BANDS = (60.0, 30.0, 20.0, 15.0, 12.0, 10.0, 8.0, 7.0)
 """Å; ends of the bands of resolution in which the agreement is stated."""
+_AXES = [tuple(sign * float(i == axis) for i in range(3)) for axis in range(3) for sign in (-1.0, 1.0)]
+_DIAGONALS = list(itertools.product((-(3**-0.5), 3**-0.5), repeat=3))
+_MOVES = [tuple(COARSE * x for x in direction) for direction in (*_AXES, *_DIAGONALS)]
 _MEND = "dock the template into the consensus map of these poses, or see --template-frame"
 
 
 def alternatives(base: Hypothesis, scorer: Scorer) -> Changes:
     """Return other places of the template."""
     return {
-        f"moved by {', '.join(f'{value:g}' for value in move)} Å": {"moved": _sum(base.moved, move)}
-        for move in itertools.product((-COARSE, 0.0, COARSE), repeat=3)
-        if any(move) and any(_sum(base.moved, move))
+        f"moved by {', '.join(f'{value:.0f}' for value in move)} Å": {"moved": _sum(base.moved, move)}
+        for move in _MOVES
+        if np.linalg.norm(_sum(base.moved, move)) > STEPS[-1]
     }
 
 
@@ -105,13 +108,12 @@ def _coefficients(scorer: Scorer) -> np.ndarray[tuple[int, ...], np.dtype[np.flo
 
 def _climb(scorer: Scorer, base: Hypothesis, progress: Progress) -> Hypothesis:
     """Move the template, by smaller and smaller steps, to where images agree with it best."""
-    axes = [tuple(sign * float(i == axis) for i in range(3)) for axis in range(3) for sign in (-1.0, 1.0)]
     best, steps = base, 0
     progress.start("moving the template", len(STEPS), "steps")
     try:
         for step in STEPS:
             while steps < MOST_STEPS:
-                near = [best.but(moved=_sum(best.moved, [step * x for x in axis])) for axis in axes]
+                near = [best.but(moved=_sum(best.moved, [step * x for x in axis])) for axis in _AXES]
                 better = max(near, key=lambda hypothesis: scorer.score(hypothesis).mean)
                 steps += 1
                 if scorer.score(better).mean <= scorer.score(best).mean * (1 + SHARE / 100):

@@ -204,7 +204,7 @@ class Scorer:
         """Return the mean over orientations, `Σ a sinc(k r)`, which turns about the map's origin."""
         box = self.sample.stack.box
         radius = positions.norm(dim=1)
-        sizes, which = torch.unique(file.pixel_size, return_inverse=True)  # type: ignore[no-untyped-call]
+        sizes, which = torch.unique(file.pixel_size, return_inverse=True)
         highest = band(box)
         index = torch.arange(-highest, highest + 1)
         distance = (index[:, None].square() + torch.arange(highest + 1).square()).float().sqrt() / box
