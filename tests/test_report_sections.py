@@ -1,6 +1,7 @@
 """What sections of the report say, in numbers: known ones in, the same out."""
 
 import base64
+import re
 import struct
 import zlib
 
@@ -293,8 +294,6 @@ class TestRemarks:
         ],
     )
     def test_what_is_wrong_comes_first(self, planted, changes, text):
-        import re
-
         level, said = self.said(planted[1], **changes)[0]
         assert level == "warning"
         assert re.search(text, said)
