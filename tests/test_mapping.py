@@ -4,12 +4,16 @@ import json
 import mrcfile
 import numpy as np
 import pytest
+import torch
+from scipy.spatial.transform import Rotation
 
 from cryomorph.analysis.result import Analysis, Components, Landscape, State
 from cryomorph.analysis.store import save_analysis
 from cryomorph.errors import InputError
 from cryomorph.fitted import FittedRun
+from cryomorph.geometry import superpose_core
 from cryomorph.mapping import make_maps
+from cryomorph.particles.found import FoundPoses
 from cryomorph.structure.model import read_template
 
 
@@ -131,3 +135,37 @@ def test_the_command_says_resolution_and_verdict(analysed, cryomorph):
     assert result.code == 0, result.err
     assert "half maps in the mask, correlation 0.143" in result.out
     assert "state_1: confirmed" in result.out
+
+
+class Turned(FittedRun):
+    """A run that found poses: its decoder gave every particle's conformation another orientation and place."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        simulated = self.config.particles.path.parent
+        with np.load(simulated / "truth.npz") as truth:
+            shown = truth["coordinates"][truth["conformation"]]
+            rotation, shift = truth["rotation"], truth["shift"]
+        generator = np.random.default_rng(4)
+        turn = Rotation.from_rotvec(generator.normal(0, 0.3, (len(shown), 3))).as_matrix()
+        move = generator.normal(0, 4, (len(shown), 3))
+        decoded = shown @ np.swapaxes(turn, 1, 2) + move[:, None]
+        # The images are the same: R x + t = (R Qᵀ) (Q x + c) + t - R Qᵀ c.
+        rotation = rotation @ np.swapaxes(turn, 1, 2)
+        shift = shift - np.einsum("mij,mj->mi", rotation[:, :2], move)
+        # As a run keeps them: for conformations whose core lies on the template's.
+        core, place = superpose_core(decoded, self.template.coordinates)
+        rotation = rotation @ np.swapaxes(core, 1, 2)
+        shift = shift - np.einsum("mij,mj->mi", rotation[:, :2], place)
+        self.found_poses = FoundPoses(rotation, shift, np.zeros(len(shown)))
+        self.latents = np.arange(len(shown), dtype=np.float32)[:, None]
+        self.model = lambda latents: torch.from_numpy(decoded[latents[:, 0].long().numpy()])
+
+
+def test_maps_and_models_share_a_frame_where_poses_were_found(copied, tmp_path, monkeypatch):
+    """Nothing but the template ties the decoder's frame to that of the poses; both are taken there."""
+    monkeypatch.setattr("cryomorph.mapping.FittedRun", Turned)
+    (maps,) = make_maps(copied, indices=np.arange(24), out=tmp_path / "found")
+    assert maps.agreement["selection"][0] > 0.8
+    assert maps.agreement["selection"][0] > maps.agreement["template"][0] + 0.05
+    assert maps.resolution_model < 12
