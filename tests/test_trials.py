@@ -77,7 +77,7 @@ def test_the_choice_is_said_with_its_evidence():
 
 
 def test_trials_come_at_their_time():
-    assert SETTINGS.epochs(30) == {9, 18}
+    assert SETTINGS.epochs(30) == {6, 18}
     assert SETTINGS.epochs(2) == {1}
     assert SETTINGS.epochs(1) == set()
 
@@ -86,12 +86,12 @@ def test_a_change_is_tried_to_be_carried_on():
     everyone = np.ones(100, dtype=bool)
     trials = StrengthTrials(SimpleNamespace(rows=np.arange(10), own=np.arange(10)), SETTINGS, everyone, seed=0)
     weaker = START / 3
-    assert trials.factors(weaker, 9, 30) == pytest.approx(BOTH)
-    assert trials.factors(START, 9, 30) == pytest.approx(BOTH[:1])  # nothing is stronger than the start
-    assert trials.factors(weaker, 12, 30) == ()
-    trials.decided(choose(START, BOTH, motions(0.6, -1.0), SETTINGS), 9, 30)
-    assert trials.factors(weaker, 12, 30) == pytest.approx((1 / 3,))  # weaker still
-    trials.decided(choose(START, BOTH, motions(0.0, -1.0), SETTINGS), 12, 30)
+    assert trials.factors(weaker, 6, 30) == pytest.approx(BOTH)
+    assert trials.factors(START, 6, 30) == pytest.approx(BOTH[:1])  # nothing is stronger than the start
+    assert trials.factors(weaker, 9, 30) == ()
+    trials.decided(choose(START, BOTH, motions(0.6, -1.0), SETTINGS), 6, 30)
+    assert trials.factors(weaker, 9, 30) == pytest.approx((1 / 3,))  # weaker still
+    trials.decided(choose(START, BOTH, motions(0.0, -1.0), SETTINGS), 9, 30)
     assert trials.factors(weaker, 15, 30) == ()
     trials.decided(choose(START, BOTH, motions(0.6, -1.0), SETTINGS), 24, 30)
     assert trials.factors(weaker, 27, 30) == ()  # too late

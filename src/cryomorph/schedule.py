@@ -22,7 +22,7 @@ class TrainingSettings(Settings):
         5, ge=0, description="epochs in a row that may explain free coefficients worse before training ends; 0: any"
     )
     latent_steps: int = Field(
-        4, ge=0, description="Newton steps at most, at the end, to the most probable latents kept particle by particle"
+        3, ge=0, description="Newton steps at most, at the end, to the most probable latents kept particle by particle"
     )
     checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint at least so often, besides every epoch's")
 

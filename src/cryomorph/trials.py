@@ -35,7 +35,7 @@ their differences, nothing would hold a stronger one back (docs/benchmarks.md)."
 class TrialSettings(Settings):
     """When and how long strengths are tried, and what decides."""
 
-    after: tuple[float, ...] = Field((0.3, 0.6), description="shares of the epochs after which strengths are tried")
+    after: tuple[float, ...] = Field((0.2, 0.6), description="shares of the epochs after which strengths are tried")
     again: float = Field(0.1, gt=0, description="share of the epochs after which a change is tried to be carried on")
     last: float = Field(0.7, description="share of the epochs after which nothing is tried any more")
     factor: float = Field(3.0, gt=1, description="by which the strength is raised and lowered")
