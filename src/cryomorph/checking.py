@@ -37,6 +37,7 @@ LEAST_IMAGES = 8
 
 WITHOUT_POSES = (contrast, transfer)
 WITH_POSES = (contrast, transfer, hand, convention, order, shifts, scale, docking)
+REFINED = {scale.NAME: scale.sharpened, docking.NAME: docking.climbed}
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,12 @@ def _compare(
         outcome = compete(scorer, Hypothesis(round=True), WITHOUT_POSES, progress)
         known = (contrast.finding(outcome, inverted=settings.invert), transfer.finding(outcome))
         return (*known, *_untested("the particles have no poses to compare with", *(finding.name for finding in known)))
-    outcome = compete(scorer, Hypothesis(), WITH_POSES, progress)
+    outcome = compete(scorer, Hypothesis(), WITH_POSES, progress, REFINED)
     overall = outcome if outcome.oriented else compete(scorer, Hypothesis(round=True), WITHOUT_POSES, progress)
     return (
         contrast.finding(overall, inverted=settings.invert),
         transfer.finding(overall),
-        docking.finding(outcome, progress),
+        docking.finding(outcome),
         hand.finding(outcome),
         convention.finding(outcome),
         order.finding(outcome),

@@ -1,6 +1,6 @@
 """The competition of hypotheses: what explains the images best, one mistake after the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -95,7 +95,13 @@ class Outcome:
         return max(((name, *values) for name, values in rivals.items()), key=lambda rival: rival[1], default=None)
 
 
-def compete(scorer: Scorer, start: Hypothesis, tests: Sequence[Alternatives], progress: Progress) -> Outcome:
+def compete(
+    scorer: Scorer,
+    start: Hypothesis,
+    tests: Sequence[Alternatives],
+    progress: Progress,
+    refined: Mapping[str, Callable[[Scorer, Hypothesis], Hypothesis]] | None = None,
+) -> Outcome:
     """Replace a hypothesis by the best alternative until none is clearly better.
 
     Parameters
@@ -108,6 +114,8 @@ def compete(scorer: Scorer, start: Hypothesis, tests: Sequence[Alternatives], pr
         Whose alternatives are tried.
     progress
         Told of every hypothesis.
+    refined
+        How the alternatives of a test that are points on a scale are brought to the best place about them.
     """
     base, mistakes = start, list[Mistake]()
     for _ in range(MISTAKES):
@@ -120,12 +128,16 @@ def compete(scorer: Scorer, start: Hypothesis, tests: Sequence[Alternatives], pr
         if z < CERTAIN or nats < SHARE * explained or not (start.round or is_oriented(scorer, best[2])):
             break
         mistakes.append(Mistake(best[0], best[1], nats, z, scorer.score(base).mean))
-        base = best[2]
+        base = (refined or {}).get(best[0], _as_it_is)(scorer, best[2])
     rivals: dict[str, dict[str, tuple[float, float]]] = {test.NAME: {} for test in tests}
     for test, name, hypothesis in _try_all(scorer, base, tests, progress):
         if not any(mistake.test == test for mistake in mistakes):
             rivals[test][name] = scorer.score(hypothesis).over(scorer.score(base))
     return Outcome(scorer, base, tuple(mistakes), not start.round and is_oriented(scorer, base), rivals)
+
+
+def _as_it_is(scorer: Scorer, hypothesis: Hypothesis) -> Hypothesis:
+    return hypothesis
 
 
 def is_oriented(scorer: Scorer, hypothesis: Hypothesis) -> bool:

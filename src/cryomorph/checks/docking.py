@@ -4,10 +4,9 @@ import itertools
 
 import numpy as np
 
-from cryomorph.checks.competition import CERTAIN, CLEAR, SHARE, Changes, Outcome
+from cryomorph.checks.competition import CERTAIN, CLEAR, Changes, Outcome
 from cryomorph.checks.finding import Evidence, Finding
 from cryomorph.checks.hypothesis import Hypothesis, Scorer, standard_errors
-from cryomorph.progress import Progress
 
 NAME = "docking"
 
@@ -15,6 +14,8 @@ COARSE = 14.0
 """Å by which the template is moved along axes and diagonals in the search for large displacements."""
 STEPS = (6.0, 3.0, 1.5)
 MOST_STEPS = 40
+LEAST_GAIN = 0.001
+"""Share of the nats by which a step must be better."""
 SUSPECT, WRONG = 4.0, 8.0
 """Å of displacement; another conformation may well move the middle of a molecule by less."""
 BANDS = (60.0, 30.0, 20.0, 15.0, 12.0, 10.0, 8.0, 7.0)
@@ -34,7 +35,7 @@ def alternatives(base: Hypothesis, scorer: Scorer) -> Changes:
     }
 
 
-def finding(outcome: Outcome, progress: Progress) -> Finding:
+def finding(outcome: Outcome) -> Finding:
     """Find the template's best place nearby and return the finding."""
     scorer, base = outcome.scorer, outcome.base
     at_random = scorer.score(base.but(random=1))
@@ -48,7 +49,7 @@ def finding(outcome: Outcome, progress: Progress) -> Finding:
     evidence |= by_resolution(scorer, base)
     if not outcome.oriented:
         return _without_agreement(outcome, gained, z, evidence)
-    place = _climb(scorer, base, progress)
+    place = climbed(scorer, base)
     distance = float(np.linalg.norm(place.moved))
     _, moved_z = scorer.score(place).over(scorer.score(base.but(moved=(0.0, 0.0, 0.0))))
     evidence |= {"best_place_off_angstrom": distance, "best_place_z": moved_z}
@@ -106,22 +107,17 @@ def _coefficients(scorer: Scorer) -> np.ndarray[tuple[int, ...], np.dtype[np.flo
     return np.asarray(scorer.sample.shell_sums(scorer.sample.coefficients.abs().square()).sum(0).numpy())
 
 
-def _climb(scorer: Scorer, base: Hypothesis, progress: Progress) -> Hypothesis:
+def climbed(scorer: Scorer, base: Hypothesis) -> Hypothesis:
     """Move the template, by smaller and smaller steps, to where images agree with it best."""
     best, steps = base, 0
-    progress.start("moving the template", len(STEPS), "steps")
-    try:
-        for step in STEPS:
-            while steps < MOST_STEPS:
-                near = [best.but(moved=_sum(best.moved, [step * x for x in axis])) for axis in _AXES]
-                better = max(near, key=lambda hypothesis: scorer.score(hypothesis).mean)
-                steps += 1
-                if scorer.score(better).mean <= scorer.score(best).mean * (1 + SHARE / 100):
-                    break
-                best = better
-            progress.advance()
-    finally:
-        progress.finish()
+    for step in STEPS:
+        while steps < MOST_STEPS:
+            near = [best.but(moved=_sum(best.moved, [step * x for x in axis])) for axis in _AXES]
+            better = max(near, key=lambda hypothesis: scorer.score(hypothesis).mean)
+            steps += 1
+            if scorer.score(better).mean <= scorer.score(best).mean * (1 + LEAST_GAIN):
+                break
+            best = better
     return best
 
 

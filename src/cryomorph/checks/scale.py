@@ -31,6 +31,13 @@ def alternatives(base: Hypothesis, scorer: Scorer) -> Changes:
     }
 
 
+def sharpened(scorer: Scorer, base: Hypothesis) -> Hypothesis:
+    """Return the pixel size near that of a hypothesis at which images agree with it best."""
+    factors = base.scale * np.array(FINE)
+    nats = np.array([scorer.score(base.but(scale=float(factor))).mean for factor in factors])
+    return base.but(scale=_maximum(factors, nats))
+
+
 def finding(outcome: Outcome, progress: Progress) -> Finding:
     """Scan the pixel size about the best one so far and return the finding."""
     if not outcome.oriented:
