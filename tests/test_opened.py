@@ -1,5 +1,8 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,3 +115,13 @@ def test_an_analysis_of_another_run_is_refused(copied, run):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="no run there"):
         cryomorph.open_run(tmp_path)
+
+
+def test_examples_of_the_documentation_run(finished, capsys):
+    text = (Path(__file__).parent.parent / "docs" / "analysis.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)).replace("runs/first", str(finished))
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/analysis.md", "exec"), names)
+    assert names["path"].shape == (16, 24, 3)
+    assert len(names["analysis"].states) == 3
+    assert len(capsys.readouterr().out.splitlines()) == len(names["run"].states)

@@ -1,5 +1,6 @@
 """From a finished run to what a biologist looks at: the command `analyze` as a function."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from cryomorph.opened import OpenedRun, open_run
 from cryomorph.outputs import write_outputs
 from cryomorph.progress import Progress
 from cryomorph.reporting import write_report
+
+logger = logging.getLogger(__name__)
 
 TABLE = "particles.csv"
 
@@ -55,6 +58,11 @@ def analyze(
     """
     opened = open_run(folder)
     analysis = opened.analyse(settings, progress)
+    junk = int((opened.measures.get("junk", np.zeros(0)) > 0.5).sum())
+    if junk:
+        logger.info(
+            "%d of %d particles are probably junk (column junk); they are analysed like the others", junk, len(opened)
+        )
     target = opened.run.analysis
     save_analysis(analysis, opened.template, target)
     if table:
