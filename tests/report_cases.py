@@ -101,6 +101,7 @@ def uncertainty(particles: int, residues: int, junk: int = 0) -> SimpleNamespace
         residues=np.full(residues, 0.4, np.float32),
         information=2 * ones,
         explained=50 * ones,
+        elsewhere=0 * ones,
         junk=np.where(np.arange(particles) < junk, 0.9, 0.01).astype(np.float32),
     )
 

@@ -3,13 +3,14 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cryomorph.report.encoding import rounded
 from cryomorph.report.histograms import histogram
 from cryomorph.uncertainty import Uncertainty
 
-JUNK = 0.5
-"""Probability from which an image counts as nothing but noise."""
+EVEN = 0.5
+"""Probability above which something is more probable than not."""
 
 
 def certainty(posterior: Uncertainty) -> dict[str, Any]:
@@ -19,12 +20,13 @@ def certainty(posterior: Uncertainty) -> dict[str, Any]:
         "information": histogram(posterior.information),
         "explained": histogram(posterior.explained),
         "junk": histogram(posterior.junk, bins=20, limits=(0.0, 1.0)),
-        "junk_particles": junk_particles(posterior),
+        "junk_particles": more_likely(posterior.junk),
+        "misplaced_particles": more_likely(posterior.elsewhere),
         "particles": len(posterior.junk),
         "median_deviation": rounded([np.median(posterior.deviation)])[0],
     }
 
 
-def junk_particles(posterior: Uncertainty) -> int:
-    """Count images that are more probably noise than not."""
-    return int((posterior.junk > JUNK).sum())
+def more_likely(probability: NDArray[np.floating]) -> int:
+    """Count particles of which something is more probable than not."""
+    return int((probability > EVEN).sum())

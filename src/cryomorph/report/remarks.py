@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from cryomorph.analysis.result import Analysis
-from cryomorph.report.certainty import junk_particles
+from cryomorph.report.certainty import more_likely
 from cryomorph.report.convergence import Metrics, best_and_last
 from cryomorph.uncertainty import Uncertainty
 
 FALLEN = 0.03
 """Share of its best value by which what free coefficients say may fall at the end."""
 MUCH_JUNK = 0.05
+"""Share of the particles that are noise, or in a wrong pose, from which on it is worth a warning."""
 FEW_PARTICLES = 1000
 SMALL_STATE = 0.01
 UNSEEN = 0.2
@@ -117,13 +118,18 @@ def _of_particles(analysis: Analysis, posterior: Uncertainty | None) -> list[Rem
             Remark("warning", f"There are only {count:,} particles: details of motions are uncertain.", "particles")
         )
     if posterior is not None and count:
-        junk = junk_particles(posterior)
+        junk = more_likely(posterior.junk)
         level = "warning" if junk > MUCH_JUNK * count else "note"
         if junk:
             text = (
                 f"{junk:,} particles ({junk / count:.1%}) are more probably nothing but noise than a molecule; "
                 "cryomorph export --max-junk 0.5 leaves them out."
             )
+            found.append(Remark(level, text, "particles"))
+        misplaced = more_likely(posterior.elsewhere)
+        if misplaced:
+            level = "warning" if misplaced > MUCH_JUNK * count else "note"
+            text = f"{misplaced:,} particles ({misplaced / count:.1%}) are more probably in quite another pose."
             found.append(Remark(level, text, "particles"))
     small = [state for state in analysis.states if state.population < SMALL_STATE * count]
     if small:

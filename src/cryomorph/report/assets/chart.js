@@ -1,7 +1,7 @@
 // Charts of lines and bars as SVG: a few paths each, a cursor for pointer and arrow keys.
 (function (cryo) {
   const { make, svg, format } = cryo;
-  const TOP = 22, RIGHT = 10, BOTTOM = 40, PER_TICK = 70;
+  const RIGHT = 10, BOTTOM = 40, PER_TICK = 70;
 
   /** Round numbers between two limits, about so many. */
   function ticks(low, high, count) {
@@ -118,7 +118,7 @@
 
   /** A line that follows the pointer, or the arrow keys, and says what is there. */
   function cursor(host, root, options, at, size) {
-    const line = svg("line", { class: "cursor", y1: TOP, y2: size.bottom, visibility: "hidden" });
+    const line = svg("line", { class: "cursor", y1: size.top, y2: size.bottom, visibility: "hidden" });
     const tip = make("div", { class: "tip", "aria-live": "polite", hidden: "" });
     const x = options.series[0].x;
     let index = -1;
@@ -134,7 +134,7 @@
       tip.replaceChildren(...options.tip(index).map((text) => make("div", {}, text)));
       tip.hidden = false;
       const left = place + 12 + tip.offsetWidth > size.width ? place - 12 - tip.offsetWidth : place + 12;
-      const top = root.getBoundingClientRect().top - host.getBoundingClientRect().top + TOP;
+      const top = root.getBoundingClientRect().top - host.getBoundingClientRect().top + size.top;
       tip.style.transform = `translate(${Math.max(0, left)}px, ${top}px)`;
       if (options.onPoint) options.onPoint(index);
     }
@@ -173,20 +173,20 @@
     if (limits.x[0] === limits.x[1]) limits.x = [limits.x[0] - 1, limits.x[1] + 1];
     const extra = options.below ? options.below.height : 0;
     const longest = Math.max(...(options.log ? powers(...limits.y) : ticks(...limits.y, 4)).map((v) => format(v).length));
-    const size = { width, left: 14 + 6.6 * longest, bottom: height - BOTTOM - extra };
+    const size = { width, top: options.yLabel ? 22 : 10, left: 14 + 6.6 * longest, bottom: height - BOTTOM - extra };
     size.inner = width - RIGHT - size.left;
     const scale = options.log ? Math.log10 : (v) => v;
     const [low, high] = limits.y.map(scale);
     const at = {
       limits,
       x: (v) => size.left + ((v - limits.x[0]) / (limits.x[1] - limits.x[0])) * size.inner,
-      y: (v) => size.bottom - ((scale(v) - low) / (high - low)) * (size.bottom - TOP),
+      y: (v) => size.bottom - ((scale(v) - low) / (high - low)) * (size.bottom - size.top),
       back: (p) => limits.x[0] + ((p - size.left) / size.inner) * (limits.x[1] - limits.x[0]),
     };
     const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", tabindex: 0, "aria-label": options.label + " Arrow keys read the values." });
     axes(root, options, at, size, size.bottom + extra);
     if (options.below) options.below.draw(root, at, size);
-    for (const mark of options.marks || []) root.append(svg("line", { class: "mark", x1: at.x(mark), x2: at.x(mark), y1: TOP, y2: size.bottom }));
+    for (const mark of options.marks || []) root.append(svg("line", { class: "mark", x1: at.x(mark), x2: at.x(mark), y1: size.top, y2: size.bottom }));
     drawSeries(root, options, at);
     host.classList.add("chart");
     host.replaceChildren(...[legend(options), root].filter(Boolean));

@@ -81,15 +81,16 @@ window.cryo = {};
   const redraws = [];
   /** Draw now, and again when the colours change or, given an element, its width does. */
   cryo.keepDrawn = function (draw, element) {
-    let width = -1;
-    const again = () => { if (!element || element.clientWidth > 0) draw(); };
-    redraws.push(again);
-    if (!element) return draw();
-    new ResizeObserver(() => {
-      const now = element.clientWidth + 10000 * Math.round(element.clientHeight / 8);
-      if (now !== width) { width = now; again(); }
-    }).observe(element);
+    redraws.push(() => { if (!element || element.clientWidth > 0) draw(); });
     draw();
+    if (!element) return;
+    const size = () => `${element.clientWidth} ${Math.round(element.clientHeight / 8)}`;
+    let drawn = size();
+    new ResizeObserver(() => {
+      if (size() === drawn || !element.clientWidth) return;
+      draw();
+      drawn = size();
+    }).observe(element);
   };
 
   cryo.setTheme = function (theme) {

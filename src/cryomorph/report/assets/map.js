@@ -136,7 +136,8 @@
       if (step >= 0 && (best < 0 || byStep[step] <= byState[best])) choose({ step });
       else if (best >= 0) choose({ state: best });
     });
-    caption.textContent = "Darker where more particles are; dots are a sample of them, coloured by state. The line is the motion, the ring where the molecule shown is. Click to go there.";
+    const highest = cryo.format(maps[0].highest);
+    caption.textContent = `The shade is −log of the particles’ density, 0 kT where it is strongest and ${highest} kT where it ends; dots are a sample of particles, coloured by state. The line is the motion, the ring where the molecule shown is. Click to go there.`;
     cryo.keepDrawn(draw, host);
     return {
       maps: all,

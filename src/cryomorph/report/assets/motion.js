@@ -72,9 +72,9 @@
     host.replaceChildren();
     if (!motion || motion.bodies.length < 2) return;
     const cell = (value, unit) => make("td", { class: "n" }, value === null ? "–" : `${value.toFixed(1)}${unit}`);
-    const rows = motion.bodies.map((body, k) => make("tr", {}, make("td", {}, body.residues), make("td", { class: "n" }, String(body.count)),
-      ...(k ? [cell(body.rotation, "°"), cell(body.translation, " Å"), cell(body.shift, " Å")] : [make("td", { class: "n", colspan: 3 }, "the others move against it")])));
-    const head = ["residues", "number", "turns by", "along its axis", "its centre moves"].map((name, k) => make("th", { scope: "col", class: k ? "n" : "" }, name));
+    const rows = motion.bodies.map((body, k) => make("tr", {}, make("td", {}, body.residues, k ? null : make("span", { class: "fine" }, " — the others move against it")), make("td", { class: "n" }, String(body.count)),
+      ...(k ? [cell(body.rotation, "°"), cell(body.translation, " Å"), cell(body.shift, " Å")] : [cell(null), cell(null), cell(null)])));
+    const head = ["residues", "number", "turns by", "along its axis", "centre moves"].map((name, k) => make("th", { scope: "col", class: k ? "n" : "" }, name));
     host.append(make("div", { class: "panel" }, make("h3", {}, `What moves as a body along “${motion.title}”`),
       make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)))));
   }
@@ -90,6 +90,7 @@
 
     const all = [...motions.flatMap((m) => [m.frames[0], m.frames[m.frames.length - 1]]), ...states.map((s) => s.x)];
     const viewer = cryo.viewer(canvas, trace, all, molecule.view, () => toggle());
+    if (!data.maps.length) find("map").parentNode.hidden = true;
     const map = data.maps.length ? cryo.map(find("map"), find("map-caption"), data.maps, states, choose) : null;
 
     function displacement() {

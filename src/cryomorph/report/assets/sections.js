@@ -167,6 +167,7 @@
     find("junk-caption").textContent = c.junk_particles
       ? `${c.junk_particles.toLocaleString("en")} of ${c.particles.toLocaleString("en")} images are more probably noise than not.`
       : "Every image more probably holds the molecule than not.";
+    if (c.misplaced_particles) find("junk-caption").append(` ${c.misplaced_particles.toLocaleString("en")} are more probably in quite another pose than the one found.`);
   };
 
   cryo.sections.examples = function (data) {

@@ -13,13 +13,12 @@
   }
 
   function cell(context, place, south, north, west, east) {
+    const corners = [[west, south], [east, south], [east, north], [west, north]];
     context.beginPath();
-    for (const [latitude, from, to] of [[south, west, east], [north, east, west]]) {
-      for (let k = 0; k <= 3; k++) {
-        const [x, y] = place(from + ((to - from) * k) / 3, latitude);
-        context.lineTo(x, y);
-      }
-    }
+    corners.forEach(([longitude, latitude], side) => {
+      const next = corners[(side + 1) % 4], parts = 4 + Math.ceil(4 * Math.abs(next[0] - longitude));
+      for (let k = 0; k < parts; k++) context.lineTo(...place(longitude + ((next[0] - longitude) * k) / parts, latitude + ((next[1] - latitude) * k) / parts));
+    });
     context.closePath();
     context.fill();
     context.stroke();

@@ -42,7 +42,7 @@
   function solid(gl, trace) {
     const program = compiled(gl);
     if (!program) return null;
-    const mesh = cryo.ribbon(trace, trace.count > 1500 ? 4 : 6);
+    const mesh = cryo.ribbon(trace, trace.count > 4000 ? 2 : trace.count > 1200 ? 4 : 6);
     const colours = new Uint8Array(mesh.vertices * 3);
     const buffers = {};
     gl.useProgram(program);
@@ -187,7 +187,7 @@
   cryo.viewer = function (canvas, trace, conformations, view, play) {
     const camera = { ...reach(conformations, view), turn: view, zoom: 1, reset() { camera.turn = view; camera.zoom = 1; } };
     // Pixels of an Å: all of the first view is seen, and when it is turned, hardly less.
-    camera.pixels = () => camera.zoom * Math.min(0.43 * Math.min(canvas.width / camera.side, canvas.height / camera.up), (0.75 * Math.min(canvas.width, canvas.height)) / camera.radius);
+    camera.pixels = () => camera.zoom * Math.min(0.45 * Math.min(canvas.width / camera.side, canvas.height / camera.up), (0.92 * Math.min(canvas.width, canvas.height)) / camera.radius);
     const gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
     const painter = (gl && solid(gl, trace)) || plain(canvas.getContext("2d"), trace);
     canvas.dataset.engine = gl ? "webgl" : "canvas";
