@@ -176,3 +176,27 @@ def test_components_without_variance_are_not_gone_along(helix, caplog):
         motions = find_motions(ensemble, found.components, found.places, traversals=3, steps=5, percentiles=(5.0, 95.0))
     assert [motion.name for motion in motions] == ["pc1", "pc2", "path"]
     assert "less than 1 %" in caplog.text
+
+
+def test_no_conformation_lies_in_a_gap(helix):
+    random = np.random.default_rng(7)
+    side = np.where(random.uniform(size=600) < 0.5, -6.0, 6.0)
+    places = np.column_stack([side, np.zeros(600)]) + 0.3 * random.standard_normal((600, 2))
+    ensemble = flat_ensemble(helix, places)
+    found = surveyed(ensemble, 2)
+    motions = find_motions(ensemble, found.components, found.places, traversals=1, steps=11, percentiles=(5.0, 95.0))
+    for motion in motions:
+        assert np.abs(motion.latents[:, 0]).min() > 5  # places are latents here
+        assert motion.latents[0, 0] * motion.latents[-1, 0] < 0
+
+
+def test_noise_averages_out_of_many_steps(helix):
+    random = np.random.default_rng(8)
+    places = np.column_stack([random.uniform(-5, 5, 400), 0.5 * random.standard_normal(400)])
+    ensemble = flat_ensemble(helix, places)
+    found = surveyed(ensemble, 2)
+    (motion, _) = find_motions(ensemble, found.components, found.places, traversals=1, steps=200, percentiles=(5, 95))
+    assert motion.latents[:, 1].std() < 0.25
+    in_order = ensemble.decode(ensemble.latents[found.places[:, 0].argsort()])
+    apart, step = (np.linalg.norm(np.diff(x, axis=0), axis=-1).mean() for x in (in_order, motion.coordinates))
+    assert step < 0.4 * apart

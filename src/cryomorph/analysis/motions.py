@@ -24,11 +24,11 @@ SHARE = 0.01
 CANDIDATES = 60
 """Particles that each step of a motion may go through."""
 FEWEST = 10
-"""Of them, where hardly any are near."""
+"""Particles that count, where hardly any are near."""
 TURNING = 4.0
 """What a turn costs, against as much distance from the median of the particles near a step."""
 WIDTH = 0.5
-"""Of the average, in steps of the motion."""
+"""Of the average, in steps of the motion, but never less than the distance of the tenth particle."""
 ASTRAY = 2.0
 """Widths that an average may be from its place; further off, the nearest particle stands for it."""
 
@@ -128,16 +128,20 @@ def _conformations(
     width = max(WIDTH * float(lengths.mean()), 1e-6)
     nearest = np.empty(len(targets), dtype=np.int64)
     averages = np.empty((len(targets), latents.shape[1]), dtype=np.float32)
+    widths = np.empty(len(targets))
+    centres = targets.copy()
     for step, target in enumerate(targets):
-        squares = np.square((places - target) / width).sum(1)
-        nearest[step] = squares.argmin()
-        # The nearest counts fully, however far it is.
-        weight = np.exp(-0.5 * (squares - squares[nearest[step]]))
+        distance = np.linalg.norm(places - target, axis=1)
+        nearest[step] = distance.argmin()
+        if distance[nearest[step]] > width:  # in a gap, an average of both sides is what no particle has
+            centres[step] = places[nearest[step]]
+            distance = np.linalg.norm(places - centres[step], axis=1)
+        widths[step] = max(width, float(np.partition(distance, FEWEST - 1)[FEWEST - 1]))
+        weight = np.exp(-0.5 * np.square(distance / widths[step]))
         averages[step] = (weight / weight.sum()) @ latents
     coordinates = ensemble.decode(averages)
-    off = np.linalg.norm(project(components, coordinates) - targets, axis=1)
-    apart = np.linalg.norm(places[nearest] - targets, axis=1)
-    astray = np.flatnonzero(off > apart + ASTRAY * width)
+    off = np.linalg.norm(project(components, coordinates) - centres, axis=1)
+    astray = np.flatnonzero(off > ASTRAY * widths)
     if len(astray):
         averages[astray] = latents[nearest[astray]]
         coordinates[astray] = ensemble.decode(averages[astray])
