@@ -1,6 +1,7 @@
 """A run and its analysis with planted numbers, as large as a test wants them, and the report of it."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -129,9 +130,8 @@ def source(particles: int = 400, residues: int = 40, *, names: tuple[str, ...] =
     fitted = SimpleNamespace(
         template=template,
         config=config,
-        run=SimpleNamespace(
-            images=lambda: (8, np.array([2.0])), path=SimpleNamespace(absolute=lambda: SimpleNamespace(name="run7"))
-        ),
+        source_index=np.arange(particles) + 100,
+        run=SimpleNamespace(images=lambda: (8, np.array([2.0])), path=Path("/projects/run7")),
         reconstruction=SimpleNamespace(strength=30.0),
     )
     frequency = np.arange(4)[None] / 16.0

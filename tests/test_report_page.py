@@ -53,7 +53,7 @@ def button_of(seen, state):
 
 def test_it_loads_and_says_what_was_run(visit):
     seen = visit()
-    assert seen.page.title() == "run7 · cryomorph"
+    assert seen.page.title() == "projects/run7 · cryomorph"
     assert seen.page.inner_text("#numbers").split()[:2] == ["particles", "400"]
     assert seen.page.get_attribute("#molecule", "data-engine") == "webgl"
     assert seen.picture().std(axis=(0, 1))[:3].max() > 5  # there is something on the canvas
@@ -201,7 +201,7 @@ def test_texts_of_files_are_texts(visit, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(page(sections(nasty)))
     seen = visit(path)
-    assert seen.page.title() == "run7 · cryomorph"
+    assert seen.page.title() == "projects/run7 · cryomorph"
     assert NASTY in seen.page.inner_text("#remarks")
     assert seen.page.locator("img[src=x]").count() == 0
 

@@ -40,7 +40,7 @@ def written(run):
 
 def test_everything_there_is(analysed):
     found = written(analysed)
-    assert found["title"] == "run"
+    assert found["title"] == f"{analysed.parent.name}/run"
     assert found["views"]["particles"] == 48
     assert 0.5 <= found["defocus"]["median"] <= 0.8
     assert len(found["convergence"]["epoch"]) == 2

@@ -202,10 +202,11 @@ class TestMaps:
 class TestMolecule:
     def test_coordinates_and_populations(self, planted):
         template, analysis = planted
-        found = molecule(analysis, shown_steps(analysis), template)
+        found = molecule(analysis, shown_steps(analysis), template, np.arange(2000) + 50)
         centre = template.coordinates.mean(axis=0)
         for state, expected in zip(found["states"], analysis.states, strict=True):
             np.testing.assert_allclose(unpacked(state["coordinates"]) + centre, expected.coordinates, atol=0.006)
+        assert [state["particle"] for state in found["states"]] == [state.particle + 51 for state in analysis.states]
         assert [state["share"] for state in found["states"]] == [0.75, 0.25]
         assert [body["residues"] for body in found["motions"][0]["bodies"]] == ["A 1–20", "A 21–40"]
         np.testing.assert_array_equal(unpacked(found["motions"][0]["body"]), np.repeat([0, 1], 20))
@@ -325,7 +326,7 @@ def test_key_numbers(planted):
 class TestPage:
     def test_it_carries_its_data_and_nothing_from_elsewhere(self):
         html = page(sections(source()))
-        assert data_of(html)["title"] == "run7"
+        assert data_of(html)["title"] == "projects/run7"
         for start in ("http://", "https://", "//cdn", "@import", "url("):
             assert start not in html.replace("http://www.w3.org/2000/svg", "")
         assert "default-src 'none'" in html

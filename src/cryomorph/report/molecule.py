@@ -30,7 +30,9 @@ def shown_steps(analysis: Analysis) -> list[Motion]:
     return [_thinned(motion, each) for motion in analysis.motions]
 
 
-def molecule(analysis: Analysis, motions: Sequence[Motion], template: Template) -> dict[str, Any]:
+def molecule(
+    analysis: Analysis, motions: Sequence[Motion], template: Template, source_index: NDArray[np.int64]
+) -> dict[str, Any]:
     """Return conformations about their common middle.
 
     Parameters
@@ -41,12 +43,14 @@ def molecule(analysis: Analysis, motions: Sequence[Motion], template: Template) 
         As they are shown.
     template
         Of n residues.
+    source_index
+        Row of each particle in the particle file, shape (m,).
 
     Returns
     -------
     dict
         `motions` with name, title, place, coordinates (s, n, 3), `bodies` and the `body` of each residue, 255 for
-        none; `states` with number, population, particle and coordinates (n, 3); `view`, how one looks at it first.
+        none; `states` with number, population, particle (in its file, from 1) and coordinates (n, 3); `view`, how one looks at it first.
     """
     centre = analysis.components.mean.mean(axis=0)
     return {
@@ -66,7 +70,7 @@ def molecule(analysis: Analysis, motions: Sequence[Motion], template: Template) 
                 "number": state.number,
                 "population": state.population,
                 "share": state.population / max(1, len(analysis)),
-                "particle": state.particle,
+                "particle": int(source_index[state.particle]) + 1,
                 "coordinates": packed_grid(state.coordinates - centre),
             }
             for state in analysis.states

@@ -45,11 +45,11 @@ def sections(source: Source) -> dict[str, Any]:
         analysis, posterior, source.metrics, None if seen is None else seen["empty"], source.halves, source.missing
     )
     return {
-        "title": fitted.run.path.absolute().name,
+        "title": "/".join(fitted.run.path.absolute().parts[1:][-2:]),
         "version": cryomorph.__version__,
         "numbers": key_numbers(analysis, fitted.template, posterior, source.metrics, source.evaluation),
         "remarks": [remark.as_dict() for remark in said],
-        "molecule": molecule(analysis, motions, fitted.template),
+        "molecule": molecule(analysis, motions, fitted.template, fitted.source_index),
         "maps": maps(analysis, [motion.coordinates for motion in motions]),
         "sequence": sequence(fitted.template, analysis.rmsf, None if posterior is None else posterior.residues),
         "convergence": convergence(source.metrics, float(fitted.reconstruction.strength)),

@@ -35,7 +35,8 @@ def key_numbers(
         detail = "of one particle’s conformation, median"
         found.append(_card(f"{np.median(posterior.deviation):.2f}", "Å", "uncertainty", detail))
     if evaluation is not None and isinstance(evaluation.get("rmsd_mean"), int | float):
-        detail = f"mean Cα RMSD; best single structure {evaluation['rmsd_constant']:.2f} Å"
+        constant = evaluation.get("rmsd_constant")
+        detail = "mean Cα RMSD" + ("" if constant is None else f"; best single structure {constant:.2f} Å")
         found.append(_card(f"{evaluation['rmsd_mean']:.2f}", "Å", "from the truth", detail))
     found.append(_card(*_duration(seconds(metrics)), "training", f"{len(metrics)} epochs"))
     return found

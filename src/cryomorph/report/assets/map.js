@@ -77,7 +77,7 @@
     const all = maps.map(decoded);
     const canvas = make("canvas", { "aria-hidden": "true" });
     const root = svg("svg", { role: "group", "aria-label": "Map of the particles with the states as buttons" });
-    const marker = svg("circle", { class: "marker", r: 7, "data-x": 0, "data-y": 0 });
+    const marker = svg("circle", { class: "marker", r: 7 });
     let current = 0, motion = 0, here = { motion: 0, step: 0 }, at = null;
     host.append(canvas, root);
 
@@ -95,6 +95,7 @@
       if (!seen || !at) return;
       marker.setAttribute("cx", at.x(place[0]).toFixed(2));
       marker.setAttribute("cy", at.y(place[1]).toFixed(2));
+      marker.setAttribute("r", here.state === undefined ? 7 : 14); // around the state's number
     }
 
     function buttons() {

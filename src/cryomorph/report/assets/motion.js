@@ -122,7 +122,7 @@
       find("showing").textContent = shown;
       canvas.dataset.shown = state === null ? `${motions[motion].name} ${step.toFixed(2)}` : `state ${states[state].number}`;
       for (const button of find("states").children) button.setAttribute("aria-pressed", String(state !== null && Number(button.dataset.state) === states[state].number));
-      if (state !== null) { find("place").textContent = `particle ${states[state].particle + 1}`; return; }
+      if (state !== null) { find("place").textContent = `particle ${states[state].particle.toLocaleString("en")}`; return; }
       const places = motions[motion].place, low = Math.floor(step), high = Math.min(low + 1, places.length - 1);
       const value = places[low] + (step - low) * (places[high] - places[low]);
       find("place").textContent = /^pc\d+$/.test(motions[motion].name) ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)} Å` : `${Math.round(100 * value)} %`;
