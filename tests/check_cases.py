@@ -1,4 +1,4 @@
-"""Particles of a small molecule without symmetry, and everything that can be broken about them, as star and cs files."""
+"""Particles of a small molecule without symmetry, and what can be broken about them, as star and cs files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

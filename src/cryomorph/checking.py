@@ -1,6 +1,7 @@
 """What `cryomorph check` does: whether template, images, poses and CTF agree, before anything is trained."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from cryomorph.checks import (
     shifts,
     transfer,
 )
-from cryomorph.checks.competition import compete
+from cryomorph.checks.competition import Resort, compete
 from cryomorph.checks.finding import Finding, Verdict
 from cryomorph.checks.hypothesis import Hypothesis, Scorer
 from cryomorph.checks.sample import images_for, read_sample, resolution_for, spread
+from cryomorph.checks.turning import turned
 from cryomorph.config import ParticlesConfig, TemplateConfig, open_particles
 from cryomorph.errors import InputError
 from cryomorph.particles.stack import ParticleStack
@@ -136,7 +138,7 @@ def _compare(
         outcome = compete(scorer, Hypothesis(round=True), WITHOUT_POSES, progress)
         known = (contrast.finding(outcome, inverted=settings.invert), transfer.finding(outcome))
         return (*known, *_untested("the particles have no poses to compare with", *(finding.name for finding in known)))
-    outcome = compete(scorer, Hypothesis(), WITH_POSES, progress, REFINED)
+    outcome = compete(scorer, Hypothesis(), WITH_POSES, progress, REFINED, _turning(progress))
     overall = outcome if outcome.oriented else compete(scorer, Hypothesis(round=True), WITHOUT_POSES, progress)
     return (
         contrast.finding(overall, inverted=settings.invert),
@@ -148,6 +150,12 @@ def _compare(
         shifts.finding(outcome),
         scale.finding(outcome, progress),
     )
+
+
+def _turning(progress: Progress) -> Resort:
+    """Return the search for another orientation of the template."""
+    reasons = (docking.NAME, hand.NAME, convention.NAME, order.NAME, scale.NAME)
+    return Resort(docking.NAME, docking.TURNED, reasons, partial(turned, progress=progress))
 
 
 def _beads(template: Template) -> Beads:

@@ -20,6 +20,10 @@ Changes = Mapping[str, Mapping[str, Any]]
 """Names of alternatives, and how each changes a hypothesis."""
 
 
+Trial = tuple[str, str, Hypothesis]
+"""Test, name of the alternative, and the alternative."""
+
+
 class Alternatives(Protocol):
     """A test by alternatives to what the file says."""
 
@@ -95,12 +99,38 @@ class Outcome:
         return max(((name, *values) for name, values in rivals.items()), key=lambda rival: rival[1], default=None)
 
 
+@dataclass(frozen=True)
+class Resort:
+    """A costly search, made only where there is a reason to.
+
+    Attributes
+    ----------
+    test, name : str
+        The test that it belongs to, and its own.
+    reasons : tuple of str
+        Tests whose alternatives may be the best ones only because this one was not tried.
+    search : callable
+        Returns the alternative to a hypothesis.
+    """
+
+    test: str
+    name: str
+    reasons: tuple[str, ...]
+    search: Callable[[Scorer, Hypothesis], Hypothesis]
+
+    def alternatives(self, scorer: Scorer, base: Hypothesis, best: Trial | None) -> list[Trial]:
+        """Return the alternative to a hypothesis, if the best one so far is a reason to look for it."""
+        needed = not is_oriented(scorer, base) if best is None else best[0] in self.reasons
+        return [(self.test, self.name, self.search(scorer, base))] if needed else []
+
+
 def compete(
     scorer: Scorer,
     start: Hypothesis,
     tests: Sequence[Alternatives],
     progress: Progress,
     refined: Mapping[str, Callable[[Scorer, Hypothesis], Hypothesis]] | None = None,
+    resort: "Resort | None" = None,
 ) -> Outcome:
     """Replace a hypothesis by the best alternative until none is clearly better.
 
@@ -116,17 +146,18 @@ def compete(
         Told of every hypothesis.
     refined
         How the alternatives of a test that are points on a scale are brought to the best place about them.
+    resort
+        What is costly, and tried where images and poses do not agree as they are.
     """
     base, mistakes = start, list[Mistake]()
     for _ in range(MISTAKES):
         tried = _try_all(scorer, base, tests, progress)
-        best = max(tried, key=lambda trial: scorer.score(trial[2]).mean, default=None)
+        if resort is not None and not any(mistake.test == resort.test for mistake in mistakes):
+            tried += resort.alternatives(scorer, base, _best(scorer, base, tried))
+        best = _best(scorer, base, tried)
         if best is None or any(mistake.test == best[0] for mistake in mistakes):
             break
         nats, z = scorer.score(best[2]).over(scorer.score(base))
-        explained = scorer.score(best[2]).mean
-        if z < CERTAIN or nats < SHARE * explained or not (start.round or is_oriented(scorer, best[2])):
-            break
         mistakes.append(Mistake(best[0], best[1], nats, z, scorer.score(base).mean))
         base = (refined or {}).get(best[0], _as_it_is)(scorer, best[2])
     rivals: dict[str, dict[str, tuple[float, float]]] = {test.NAME: {} for test in tests}
@@ -134,6 +165,18 @@ def compete(
         if not any(mistake.test == test for mistake in mistakes):
             rivals[test][name] = scorer.score(hypothesis).over(scorer.score(base))
     return Outcome(scorer, base, tuple(mistakes), not start.round and is_oriented(scorer, base), rivals)
+
+
+def _best(scorer: Scorer, base: Hypothesis, tried: Sequence[Trial]) -> Trial | None:
+    """Return the best alternative, if what is given is a mistake against it."""
+    best = max(tried, key=lambda trial: scorer.score(trial[2]).mean, default=None)
+    if best is None:
+        return None
+    score = scorer.score(best[2])
+    nats, z = score.over(scorer.score(base))
+    if z < CERTAIN or nats < SHARE * score.mean or not (base.round or is_oriented(scorer, best[2])):
+        return None
+    return best
 
 
 def _as_it_is(scorer: Scorer, hypothesis: Hypothesis) -> Hypothesis:
@@ -145,9 +188,7 @@ def is_oriented(scorer: Scorer, hypothesis: Hypothesis) -> bool:
     return scorer.score(hypothesis).over(scorer.score(hypothesis.but(random=1)))[1] > CERTAIN
 
 
-def _try_all(
-    scorer: Scorer, base: Hypothesis, tests: Sequence[Alternatives], progress: Progress
-) -> list[tuple[str, str, Hypothesis]]:
+def _try_all(scorer: Scorer, base: Hypothesis, tests: Sequence[Alternatives], progress: Progress) -> list[Trial]:
     tried = [
         (test.NAME, name, base.but(**changes))
         for test in tests

@@ -10,6 +10,7 @@ from cryomorph.checks.hypothesis import Hypothesis, Scorer, standard_errors
 
 NAME = "docking"
 
+TURNED = "turned"
 COARSE = 14.0
 """Å by which the template is moved along axes and diagonals in the search for large displacements."""
 STEPS = (6.0, 3.0, 1.5)
@@ -51,8 +52,13 @@ def finding(outcome: Outcome) -> Finding:
         return _without_agreement(outcome, gained, z, evidence)
     place = climbed(scorer, base)
     distance = float(np.linalg.norm(place.moved))
+    angle = float(np.rad2deg(np.linalg.norm(place.turned)))
     _, moved_z = scorer.score(place).over(scorer.score(base.but(moved=(0.0, 0.0, 0.0))))
     evidence |= {"best_place_off_angstrom": distance, "best_place_z": moved_z}
+    if angle:
+        evidence |= {"best_turned_degrees": angle}
+        sentence = f"the template fits when it is turned by {angle:.0f}° about the map's origin"
+        return Finding(NAME, "wrong", sentence, evidence, _MEND)
     if distance < SUSPECT or moved_z < CERTAIN:
         return Finding(NAME, "good", "images agree with the template at their poses", evidence)
     move = ", ".join(f"{value:.1f}" for value in place.moved)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryomorph.checks.sample import AT_ONCE, Sample
@@ -58,6 +59,8 @@ class Hypothesis:
         Which row of the file an image belongs to: so many rows on, "reversed" or "stack" (its place in the stack).
     moved : three numbers
         Å by which the template is moved in the map frame.
+    turned : three numbers
+        Rotation vector in radians by which the template is turned about the map's origin, before it is moved.
     random : int
         Seed of random orientations in place of the given ones; 0 for none.
     round : bool
@@ -75,6 +78,7 @@ class Hypothesis:
     defocus: float = 1.0
     order: int | str = 0
     moved: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    turned: tuple[float, float, float] = (0.0, 0.0, 0.0)
     random: int = 0
     round: bool = False
 
@@ -82,7 +86,7 @@ class Hypothesis:
     def rendering(self) -> tuple[Any, ...]:
         """What its projections depend on."""
         order = str(self.order)
-        return (self.mirror, self.transposed, self.flip, self.scale, order, self.random, self.round)
+        return (self.mirror, self.transposed, self.flip, self.scale, order, self.random, self.round, self.turned)
 
     def but(self, **changes: Any) -> "Hypothesis":
         """Return it with some changes."""
@@ -187,6 +191,9 @@ class Scorer:
         positions = self.beads.positions
         if hypothesis.mirror:
             positions = positions * torch.tensor(MIRRORS[hypothesis.mirror], dtype=positions.dtype)
+        if any(hypothesis.turned):
+            turn = Rotation.from_rotvec(hypothesis.turned).as_matrix()
+            positions = positions @ torch.from_numpy(turn.T).to(positions.dtype)
         positions = positions / hypothesis.scale
         width = self.beads.width / hypothesis.scale
         if hypothesis.round:
