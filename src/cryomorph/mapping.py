@@ -34,10 +34,12 @@ from cryomorph.volumes.mrc import write_map
 from cryomorph.volumes.shells import (
     HALVES,
     MODEL,
+    correlation,
     masked_correlation,
     mean_correlation,
     resolution,
     shell_correlation,
+    transform,
 )
 from cryomorph.workflows import background_radius
 
@@ -246,10 +248,10 @@ class _Maker:
         """Correlate three maps with each model: the mean over shells, and the curve of the first map."""
         agreement: dict[str, tuple[float, float, float]] = {}
         curves: dict[str, Array] = {}
-        masked = [self.mask * density for density in densities]
+        masked = [transform(self.mask * density) for density in densities]
         for name, simulated in self.simulated.items():
-            model = self.mask * simulated
-            of_each = [shell_correlation(density, model) for density in masked]
+            model = transform(self.mask * simulated)
+            of_each = [correlation(density, model) for density in masked]
             curves[name] = of_each[0]
             whole, one, two = (mean_correlation(curve, last, first) for curve in of_each)
             agreement[name] = (whole, one, two)

@@ -23,6 +23,8 @@ Array = NDArray[np.floating]
 
 PADDING = 2
 """Oversampling of the grid."""
+PLANES = 8
+"""Of the grid, that one thread fills at a time."""
 LEAST_SHARE, LEAST_LEVEL = 0.05, 1e-3
 """Regularisation of half maps, as a share of the mean weight of a point's shell, and of the strongest shell's."""
 
@@ -134,14 +136,14 @@ class BackProjection:
             np.ascontiguousarray(axes[:, 0]),
             np.ascontiguousarray(axes[:, 1]),
             self.highest,
-            torch.get_num_threads(),
+            max(torch.get_num_threads(), self._sums.shape[1] // PLANES),
         )
         self.count += np.bincount(half, minlength=2)
 
     def half_map(self, half: int) -> NDArray[np.float32]:
         """Map (D, D, D), z, y, x, of one half of the images, 0 or 1; noise is not filtered."""
         sums = self._of_half(half)
-        level = self._shell_means(sums[..., 2])
+        level = self._shell_means(sums)
         return self._map(sums, LEAST_SHARE * level + LEAST_LEVEL * level.max())
 
     def free_map(self, half: int | None = None) -> NDArray[np.float32]:
@@ -153,7 +155,7 @@ class BackProjection:
             raise ValueError("no coefficients were kept apart")
         chosen = self._sums[-1] + self._sums[-2] if half is None else self._sums[-1 - half].copy()
         sums = _symmetric(chosen)
-        return self._map(sums, self._shell_means(sums[..., 2]))
+        return self._map(sums, self._shell_means(sums))
 
     def full_map(self, correlation: Array) -> NDArray[np.float32]:
         """Map (D, D, D), z, y, x, of all images: the Wiener filter, the signal's power from the half maps' correlation.
@@ -166,7 +168,7 @@ class BackProjection:
         """
         sums = self._of_half(0)
         sums += self._of_half(1)
-        level = self._shell_means(sums[..., 2])
+        level = self._shell_means(sums)
         correlated = np.clip(correlation, 0, 0.999)
         ended = np.flatnonzero(correlated[1:] <= 0)
         if len(ended):
@@ -184,33 +186,24 @@ class BackProjection:
             sums += self._sums[-1 - half]
         return _symmetric(sums)
 
-    def _shells(self, sums: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Shell of the map that each point of the grid is on; `highest + 1` for all beyond."""
-        reach = (len(sums) - 1) // 2
-        along = (np.arange(-reach, reach + 1) / PADDING).astype(np.float32) ** 2
-        last = (np.arange(sums.shape[2]) / PADDING).astype(np.float32) ** 2
-        radius = np.sqrt(along[:, None, None] + along[:, None] + last)
-        return np.asarray(np.minimum(np.rint(radius).astype(np.int64), self.highest + 1))
+    def _shell_means(self, sums: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Mean weight of the grid's points in each shell, shape (highest + 1,)."""
+        from cryomorph.volumes._kernels import shell_weights
 
-    def _shell_means(self, weight: NDArray[np.float32]) -> NDArray[np.float64]:
-        shell = self._shells(weight).ravel()
-        total, count = np.bincount(shell, weight.ravel()), np.bincount(shell)
-        return np.asarray(total[:-1] / count[:-1])
+        total = np.zeros((2, self.highest + 1))
+        shell_weights(sums, PADDING, total)
+        return np.asarray(total[0] / total[1])
 
-    def _map(self, sums: NDArray[np.float32], regularisation: Array) -> NDArray[np.float32]:
+    def _map(self, sums: NDArray[np.float32], regularisation: NDArray[np.float64]) -> NDArray[np.float32]:
         """Divide the sums (z, y, x, 3), transform, and divide out the interpolation."""
+        from cryomorph.volumes._kernels import divide
+
         box, size = self.box, PADDING * self.box
-        reach = (len(sums) - 1) // 2
-        by_shell = np.append(regularisation, np.inf).astype(np.float32)
-        weight = sums[..., 2] + by_shell[self._shells(sums)]
-        value = (sums[..., 0] + 1j * sums[..., 1]).astype(np.complex64)
-        value = np.divide(value, weight, out=np.zeros_like(value), where=(weight > 0) & np.isfinite(weight))
         spectrum = np.zeros((size, size, size // 2 + 1), dtype=np.complex64)
-        rows = np.arange(-reach, reach + 1) % size
-        columns = min(value.shape[2], spectrum.shape[2])
-        spectrum[np.ix_(rows, rows, np.arange(columns))] = value[:, :, :columns]
-        # An array of three axes transformed in single precision; the map's origin is the first voxel.
-        padded = scipy.fft.irfftn(spectrum, s=(size, size, size), overwrite_x=True)
+        divide(sums, PADDING, regularisation, spectrum)
+        # The map's origin is the first voxel of what this gives.
+        workers = torch.get_num_threads()
+        padded = scipy.fft.irfftn(spectrum, s=(size, size, size), overwrite_x=True, workers=workers)
         inside = np.arange(box) - box // 2
         density = padded[np.ix_(inside % size, inside % size, inside % size)]
         kernel = np.sinc(inside / size).astype(np.float32) ** 2

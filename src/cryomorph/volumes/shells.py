@@ -2,11 +2,13 @@
 
 import numpy as np
 import scipy.fft
+import torch
 from numpy.typing import NDArray
 
 from cryomorph.fourier import band
 
 Array = NDArray[np.floating]
+Transform = NDArray[np.complex64]
 
 HALVES, MODEL = 0.143, 0.5
 """Correlation at which the resolution of two half maps is read, and that of a model and a map."""
@@ -31,9 +33,10 @@ def shell_of(box: int) -> NDArray[np.int64]:
     return np.asarray(np.minimum(np.rint(radius).astype(np.int64), band(box) + 1))
 
 
-def transform(density: Array) -> NDArray[np.complexfloating]:
+def transform(density: Array) -> Transform:
     """Fourier coefficients (D, D, D // 2 + 1) of a map (D, D, D)."""
-    return np.asarray(scipy.fft.rfftn(density.astype(np.float32)))
+    workers = torch.get_num_threads()
+    return np.asarray(scipy.fft.rfftn(density.astype(np.float32), workers=workers), dtype=np.complex64)
 
 
 def shell_correlation(first: Array, second: Array) -> NDArray[np.float64]:
@@ -49,20 +52,18 @@ def shell_correlation(first: Array, second: Array) -> NDArray[np.float64]:
     array (band(D) + 1,)
         Shell k holds the coefficients whose Fourier index has a length of k, rounded; 0 where a map has none.
     """
+    return correlation(transform(first), transform(second))
+
+
+def correlation(first: Transform, second: Transform) -> NDArray[np.float64]:
+    """Fourier shell correlation (band(D) + 1,) of two maps by their transforms (D, D, D // 2 + 1)."""
+    from cryomorph.volumes._kernels import shell_products
+
     box = len(first)
-    shell = shell_of(box).ravel()
-    a, b = transform(first), transform(second)
-    weight = np.full(a.shape, 2.0)
-    weight[..., 0] = 1
-    if box % 2 == 0:
-        weight[..., -1] = 1
-
-    def summed(values: Array) -> NDArray[np.float64]:
-        return np.asarray(np.bincount(shell, (weight * values).ravel(), band(box) + 2)[:-1], dtype=np.float64)
-
-    cross = summed((a * b.conj()).real)
-    power = np.sqrt(summed(np.abs(a) ** 2) * summed(np.abs(b) ** 2))
-    return np.divide(cross, power, out=np.zeros_like(cross), where=power > 0)
+    sums = np.zeros((3, band(box) + 1))
+    shell_products(first, second, box, sums)
+    cross, power = sums[0], np.sqrt(sums[1] * sums[2])
+    return np.asarray(np.divide(cross, power, out=np.zeros_like(cross), where=power > 0))
 
 
 def masked_correlation(first: Array, second: Array, mask: Array) -> NDArray[np.float64]:
@@ -104,13 +105,13 @@ def _scrambled(density: Array, start: int, generator: np.random.Generator) -> Ar
     return np.asarray(scipy.fft.irfftn(coefficients, s=density.shape))
 
 
-def resolution(correlation: Array, threshold: float, extent: float) -> float:
+def resolution(curve: Array, threshold: float, extent: float) -> float:
     """Resolution in Å where a correlation first falls below a threshold, interpolated between shells.
 
     Parameters
     ----------
-    correlation
-        Of each shell from 0, shape (K + 1,).
+    curve
+        Correlation of each shell from 0, shape (K + 1,).
     threshold
         E.g. `HALVES`.
     extent
@@ -121,17 +122,17 @@ def resolution(correlation: Array, threshold: float, extent: float) -> float:
     float
         That of the last shell if it never does; infinite if it does at once.
     """
-    below = np.flatnonzero(correlation[1:] < threshold) + 1
+    below = np.flatnonzero(curve[1:] < threshold) + 1
     if len(below) == 0:
-        return float(extent / (len(correlation) - 1))
+        return float(extent / (len(curve) - 1))
     shell = int(below[0])
     if shell == 1:
         return float("inf")
-    before, after = correlation[shell - 1], correlation[shell]
+    before, after = curve[shell - 1], curve[shell]
     return float(extent / (shell - 1 + (before - threshold) / (before - after)))
 
 
-def mean_correlation(correlation: Array, last: int, first: int = 1) -> float:
+def mean_correlation(curve: Array, last: int, first: int = 1) -> float:
     """Average of a correlation over all coefficients in shells `first` to `last`: shell k counts k² times."""
     shell = np.arange(first, max(last, first) + 1)
-    return float(np.average(correlation[shell], weights=shell.astype(np.float64) ** 2))
+    return float(np.average(curve[shell], weights=shell.astype(np.float64) ** 2))
