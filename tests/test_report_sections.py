@@ -4,6 +4,7 @@ import base64
 import re
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cryomorph.report.encoding import as_json, packed, packed_bytes, packed_grid
 from cryomorph.report.halves import agreement
 from cryomorph.report.histograms import histogram
 from cryomorph.report.maps import maps, projected
+from cryomorph.report.measures import measures
 from cryomorph.report.molecule import molecule, ranges, shown_steps, view
 from cryomorph.report.orientations import band_columns, defocus, unseen, views
 from cryomorph.report.page import page, sections
@@ -193,8 +195,7 @@ class TestMaps:
         analysis = analysis_of(template, 50)
         columns = dict(analysis.columns)
         columns["umap1"] = columns["umap2"] = np.where(np.arange(50) < 10, np.nan, 1.0)
-        object.__setattr__(analysis, "columns", columns)
-        found = maps(analysis, [])
+        found = maps(replace(analysis, columns=columns), [])
         assert found[1]["names"] == ["umap1", "umap2"]
         assert found[1]["points"]["shape"] == [40, 2]
 
@@ -234,6 +235,20 @@ class TestMolecule:
         template = chain(20, ("A", "B"))
         assert ranges(np.array([0, 1, 2, 5, 8, 9, 10, 11]), template) == "A 1–3, 6, 9–10, B 11–12"
         assert ranges(np.array([], dtype=np.int64), template) == ""
+
+
+def test_measures_that_were_asked_for(planted):
+    _, analysis = planted
+    assert measures(analysis) == []
+    columns = dict(analysis.columns) | {
+        "distance_A5_B16": 10 + analysis.columns["pc1"],
+        "angle_A1_A2_A3": analysis.columns["pc2"],
+    }
+    first, second = measures(replace(analysis, columns=columns))
+    assert (first["name"], first["unit"]) == ("distance A5 – B16", "Å")
+    assert (second["name"], second["unit"]) == ("angle A1 – A2 – A3", "°")
+    np.testing.assert_allclose(first["states"], [10 - AMPLITUDE, 10 + AMPLITUDE], atol=0.05)
+    assert sum(first["counts"]) == 2000
 
 
 def test_sequence_says_where_chains_begin_and_are_linked():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomorph.analysis.result import Analysis, BodyMotion, Motion
+from cryomorph.analysis.result import Analysis, BodyMotion, Components, Motion
 from cryomorph.report.encoding import packed_bytes, packed_grid, rounded
 from cryomorph.structure.model import Template
 
@@ -50,14 +50,15 @@ def molecule(
     -------
     dict
         `motions` with name, title, place, coordinates (s, n, 3), `bodies` and the `body` of each residue, 255 for
-        none; `states` with number, population, particle (in its file, from 1) and coordinates (n, 3); `view`, how one looks at it first.
+        none; `states` with number, population, particle (in its file, from 1) and coordinates (n, 3); `view`, how one
+        looks at it first.
     """
     centre = analysis.components.mean.mean(axis=0)
     return {
         "motions": [
             {
                 "name": motion.name,
-                "title": title(motion.name),
+                "title": _title(motion.name, analysis.components),
                 "place": rounded(motion.place),
                 "coordinates": packed_grid(motion.coordinates - centre),
                 "body": packed_bytes(_body_of(analysis.bodies.get(motion.name, ()), len(template))),
@@ -101,12 +102,14 @@ def view(mean: Array, motions: Sequence[Motion]) -> Array:
     return np.stack([right, np.cross(towards, right), towards])
 
 
-def title(name: str) -> str:
-    """Return what a motion or column is called on the page."""
+def _title(name: str, components: Components) -> str:
+    """Return what a motion is called on the page."""
     if name == "path":
         return "Path through the particles"
     if name.startswith("pc") and name[2:].isdigit():
-        return f"Component {name[2:]}"
+        number = int(name[2:])
+        known = 0 < number <= len(components.share)
+        return f"Component {number}" + (f", {components.share[number - 1]:.0%} of the variance" if known else "")
     return name.replace("_", " ")
 
 

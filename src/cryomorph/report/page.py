@@ -11,6 +11,7 @@ from cryomorph.report.certainty import certainty
 from cryomorph.report.convergence import convergence
 from cryomorph.report.encoding import as_json
 from cryomorph.report.maps import maps
+from cryomorph.report.measures import measures
 from cryomorph.report.molecule import molecule, shown_steps
 from cryomorph.report.orientations import defocus, views
 from cryomorph.report.remarks import remarks
@@ -51,6 +52,7 @@ def sections(source: Source) -> dict[str, Any]:
         "remarks": [remark.as_dict() for remark in said],
         "molecule": molecule(analysis, motions, fitted.template, fitted.source_index),
         "maps": maps(analysis, [motion.coordinates for motion in motions]),
+        "measures": measures(analysis),
         "sequence": sequence(fitted.template, analysis.rmsf, None if posterior is None else posterior.residues),
         "convergence": convergence(source.metrics, float(fitted.reconstruction.strength)),
         "shells": shells(source.calibration, source.metrics, box, pixel_size),

@@ -36,7 +36,7 @@ def key_numbers(
         found.append(_card(f"{np.median(posterior.deviation):.2f}", "Å", "uncertainty", detail))
     if evaluation is not None and isinstance(evaluation.get("rmsd_mean"), int | float):
         constant = evaluation.get("rmsd_constant")
-        detail = "mean Cα RMSD" + ("" if constant is None else f"; best single structure {constant:.2f} Å")
+        detail = "mean Cα RMSD" + ("" if constant is None else f"; best single structure {constant:.2f}\u00a0Å")
         found.append(_card(f"{evaluation['rmsd_mean']:.2f}", "Å", "from the truth", detail))
     found.append(_card(*_duration(seconds(metrics)), "training", f"{len(metrics)} epochs"))
     return found

@@ -62,7 +62,7 @@ window.cryo = {};
   // From what stands still, grey, to what moves, the darker or, on black, the lighter the more.
   const MOVING = {
     light: ["#bfc5cd", "#e3b48c", "#dd7a2e", "#b54708", "#7a2a00"].map(cryo.rgb),
-    dark: ["#57616c", "#a07a60", "#e0854a", "#f9a86f", "#ffe0c4"].map(cryo.rgb),
+    dark: ["#6d7885", "#a98468", "#e0854a", "#f9a86f", "#ffe0c4"].map(cryo.rgb),
   };
 
   cryo.mix = (a, b, at) => a.map((value, k) => value + at * (b[k] - value));

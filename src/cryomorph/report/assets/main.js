@@ -15,7 +15,7 @@
   cryo.sections.summary(data);
   const motion = cryo.motion(data);
   cryo.sections.sequence(data, motion);
-  for (const name of ["training", "shells", "halves", "orientations", "particles", "examples", "run"]) cryo.sections[name](data);
+  for (const name of ["measures", "training", "shells", "halves", "orientations", "particles", "examples", "run"]) cryo.sections[name](data);
 
   for (const section of document.querySelectorAll("section[data-nav]:not([hidden])")) {
     find("nav").append(make("li", {}, make("a", { href: `#${section.id}` }, section.dataset.nav)));

@@ -120,7 +120,7 @@
       root.setAttribute("viewBox", `0 0 ${at.width} ${at.height}`);
       root.replaceChildren();
       axes(root, all[current], at);
-      root.append(svg("polyline", { class: "path", points: way.join(" ") }), marker, ...buttons());
+      root.append(svg("polyline", { class: "path", points: way.join(" ") }), ...buttons(), marker);
       mark();
     }
 

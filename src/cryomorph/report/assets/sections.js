@@ -124,6 +124,17 @@
   const particleHistogram = (id, distribution, xLabel, label, options) =>
     chart(find(id), { series: [{ name: "particles", edges: distribution.edges, y: distribution.counts }], fromZero: true, xLabel, label, yLabel: "particles", height: 210, ...options });
 
+  cryo.sections.measures = function (data) {
+    if (!data.measures.length) return hide("measures");
+    data.measures.forEach((measure, k) => {
+      const id = `measure-${k}`;
+      const states = data.molecule.states.map((state, i) => `state ${state.number} ${format(measure.states[i])} ${measure.unit}`).join(", ");
+      find("measure-list").append(make("figure", { class: "panel" }, make("h3", {}, measure.name), make("div", { id }),
+        make("figcaption", { class: "fine" }, `Median ${format(measure.median)} ${measure.unit}: ${states}.`)));
+      particleHistogram(id, measure, `${measure.name} / ${measure.unit}`, `Distribution of the ${measure.name} over particles.`, { unit: ` ${measure.unit}` });
+    });
+  };
+
   cryo.sections.halves = function (data) {
     const { halves, sequence } = data;
     if (!halves) return hide("halves");
