@@ -2,25 +2,33 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cryomorph.choosing import MEASURES, Choice, particle_columns
 from cryomorph.config import RunConfig, open_particles
 from cryomorph.errors import InputError
 from cryomorph.evaluation import Evaluation, PoseErrors, Truth, per_image_rmsd, pose_errors, read_truth, summarise
-from cryomorph.export import select_rows, write_conformations
+from cryomorph.export import file_columns, write_conformations, write_table
 from cryomorph.files import write_text
 from cryomorph.fitted import DECODE_BATCH, FittedRun
 from cryomorph.progress import Progress, Silent, track
 from cryomorph.run import RunFolder
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "MEASURES",
+    "FittedRun",
+    "evaluate",
+    "export_conformations",
+    "export_particles",
+    "export_table",
+]
 
-MEASURES = ("deviation", "information", "explained", "junk")
-"""Of `cryomorph.uncertainty.Uncertainty`, written beside exported particles."""
+logger = logging.getLogger(__name__)
 
 
 def evaluate(folder: Path, truth_file: Path, *, progress: Progress | None = None) -> Evaluation:
@@ -67,6 +75,9 @@ def export_conformations(
     *,
     indices: NDArray[np.int64] | None = None,
     every: int = 1,
+    states: Sequence[int] = (),
+    where: str | None = None,
+    max_junk: float | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> int:
@@ -78,14 +89,14 @@ def export_conformations(
         The run.
     path
         File to write.
-    indices
-        Rows of the run, from 0; default all, or every `every`-th.
+    indices, every, states, where, max_junk
+        Which particles, see `cryomorph.choosing.Choice`; default all.
     overwrite
         Replace an existing file.
     """
     fitted = FittedRun(folder)
     _refuse_overwriting(path, fitted.config, fitted.run, overwrite)
-    rows = select_rows(len(fitted.source_index), indices, every)
+    rows = Choice(indices, states, where, max_junk, every).rows(fitted, particle_columns(fitted))
     write_conformations(path, fitted.template, fitted.decode(rows), len(rows), progress)
     return len(rows)
 
@@ -96,13 +107,14 @@ def export_particles(
     *,
     indices: NDArray[np.int64] | None = None,
     every: int = 1,
+    states: Sequence[int] = (),
+    where: str | None = None,
     max_junk: float | None = None,
     original_poses: bool = False,
+    columns: bool = True,
     overwrite: bool = False,
 ) -> int:
     """Write a selection of the run's particles with every original column, to go on with; returns how many.
-
-    Beside them stands what the run says of each: `MEASURES`, if it was trained by a version that finds them.
 
     Parameters
     ----------
@@ -110,27 +122,60 @@ def export_particles(
         The run. Poses that it found take the place of those in the original file.
     path
         File to write, with the suffix of the original.
-    indices
-        Rows of the run, from 0; default all, or every `every`-th.
-    max_junk
-        Leave out particles whose probability of being nothing but noise is larger.
+    indices, every, states, where, max_junk
+        Which particles, see `cryomorph.choosing.Choice`; default all.
     original_poses
         Leave the poses of the original file.
+    columns
+        Write beside them what the run and its analysis say of each: `cryomorphLatent1`, `cryomorphState`,
+        `cryomorphPc1`, `cryomorphJunk` and so on; in cs files `cryomorph/latent1`.
     overwrite
         Replace an existing file.
     """
     fitted = FittedRun(folder)
     _refuse_overwriting(path, fitted.config, fitted.run, overwrite)
-    rows = select_rows(len(fitted.source_index), indices, every)
+    known = particle_columns(fitted)
+    rows = Choice(indices, states, where, max_junk, every).rows(fitted, known)
     stack = open_particles(fitted.config.particles)
     fitted.run.check_particles(fitted.config.particles.files(), stack.source_index)
     poses = None if original_poses else fitted.found_poses
-    posterior = fitted.run.load_posterior() if max_junk is not None or fitted.run.posterior.is_file() else None
-    measures = {} if posterior is None else {name: getattr(posterior, name).astype(np.float64) for name in MEASURES}
-    if max_junk is not None:
-        rows = rows[measures["junk"][rows] <= max_junk]
-    stack.write(path, rows, poses, measures)
+    stack.write(path, rows, poses, file_columns(known) if columns else {})
     logger.info("%s: with the poses %s", path, "of the original file" if poses is None else "that the run found")
+    return len(rows)
+
+
+def export_table(
+    folder: Path,
+    path: Path,
+    *,
+    indices: NDArray[np.int64] | None = None,
+    every: int = 1,
+    states: Sequence[int] = (),
+    where: str | None = None,
+    max_junk: float | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write what there is of each particle as a `.csv` or `.npz` table; returns how many rows it has.
+
+    Its columns are `row`, of the run, `source_row`, of the particle file, both from 0, and those of
+    `cryomorph.choosing.particle_columns`.
+
+    Parameters
+    ----------
+    folder
+        The run.
+    path
+        File to write.
+    indices, every, states, where, max_junk
+        Which particles, see `cryomorph.choosing.Choice`; default all.
+    overwrite
+        Replace an existing file.
+    """
+    fitted = FittedRun(folder)
+    _refuse_overwriting(path, fitted.config, fitted.run, overwrite)
+    known = particle_columns(fitted)
+    rows = Choice(indices, states, where, max_junk, every).rows(fitted, known)
+    write_table(path, {"row": np.arange(len(fitted.source_index)), "source_row": fitted.source_index, **known}, rows)
     return len(rows)
 
 

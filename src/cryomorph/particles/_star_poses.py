@@ -71,7 +71,12 @@ def pose_columns(optics: Optics, pixel_size: Floats, rows: Integers, poses: Foun
 
 def measure_columns(measures: Mapping[str, Floats]) -> dict[str, list[str]]:
     """Columns of numbers (k,) of the particles, by names such as `junk`, which becomes `cryomorphJunk`."""
-    return {f"cryomorph{name.title().replace('_', '')}": _decimals(values) for name, values in measures.items()}
+    return {f"cryomorph{name.title().replace('_', '')}": _measured(values) for name, values in measures.items()}
+
+
+def _measured(values: Floats) -> list[str]:
+    """Spell whole numbers, such as those of states, without decimals."""
+    return [str(value) for value in values.tolist()] if values.dtype.kind in "iu" else _decimals(values)
 
 
 def _mending(optics: Optics, pixel_size: Floats) -> Floats:

@@ -147,7 +147,10 @@ class CryosparcOrigin:
         chosen = records[rows]
         if poses is not None:
             chosen = _with_fields(chosen, _pose_fields(_Fields(self.path, chosen), self.pixel_size, poses))
-        further = {f"cryomorph/{name}": values.astype(np.float32) for name, values in (measures or {}).items()}
+        further = {
+            f"cryomorph/{name}": values.astype(np.int32 if values.dtype.kind in "iu" else np.float32)
+            for name, values in (measures or {}).items()
+        }
         chosen = _with_fields(chosen, further)
         with atomic_path(path) as temporary, temporary.open("wb") as out:
             np.save(out, chosen, allow_pickle=False)
