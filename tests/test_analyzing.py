@@ -4,7 +4,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
+from scipy.spatial.transform import Rotation
 
 from command_line import refused
 from cryomorph.analysis.analyse import analyse
@@ -13,6 +15,8 @@ from cryomorph.analysis.store import load_analysis
 from cryomorph.analyzing import analyze
 from cryomorph.errors import InputError
 from cryomorph.fitted import FittedRun
+from cryomorph.opened import open_run
+from cryomorph.particles.found import FoundPoses
 from cryomorph.run import RunFolder
 from ensembles import flat_ensemble, linear_ensemble
 from small_runs import folder_state
@@ -163,3 +167,23 @@ def test_settings_are_checked():
         AnalysisSettings(percentiles=(50, 50))
     with pytest.raises(ValidationError, match="Extra inputs"):
         AnalysisSettings(clusters=3)
+
+
+def test_where_poses_were_found_conformations_are_compared_superposed(copied):
+    """Otherwise a rotation that poses make up for would count as a motion."""
+    opened = open_run(copied)
+    ensemble = opened.ensemble
+    model = opened.fitted.model
+    plain = model.displacement
+
+    def turned(z):
+        axis = torch.tensor([0.0, 0, 0.2])
+        turns = torch.from_numpy(Rotation.from_rotvec((z[:, :1] * axis).numpy()).as_matrix()).float()
+        return (model.template + plain(z)) @ turns.transpose(1, 2) - model.template
+
+    before = analyse(ensemble)
+    model.displacement = turned
+    assert analyse(ensemble).components.total > 1.5 * before.components.total
+    count = len(opened)
+    opened.fitted.found_poses = FoundPoses(np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2)), np.zeros(count))
+    assert analyse(ensemble).components.total < 1.1 * before.components.total

@@ -25,7 +25,7 @@ CANDIDATES = 60
 """Particles that each step of a motion may go through."""
 FEWEST = 10
 """Particles that count, where hardly any are near."""
-TURNING = 4.0
+TURNING = 20.0
 """What a turn costs, against as much distance from the median of the particles near a step."""
 WIDTH = 0.5
 """Of the average, in steps of the motion, but never less than the distance of the tenth particle."""
