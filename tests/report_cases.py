@@ -112,6 +112,27 @@ def rotations(particles: int, seed: int = 0) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((particles, 3, 3)))[0]
 
 
+HALVES = {
+    "verdict": "motion of 2.0 ± 0.1 Å, the same in both halves (correlation 0.97)",
+    "particles_compared": 100,
+    "motion": {"resolved": True, "angstrom": 2.0, "uncertainty_angstrom": 0.1},
+    "agreement": {"rmsd_angstrom": 0.5, "correlation": 0.97},
+    "mean": {"from_template_angstrom": 1.0, "between_halves_angstrom": 0.1},
+    "states": {"count": 2, "separation_angstrom": 5.0},
+}
+"""As far as `halves.json` is read."""
+
+
+def half_arrays(residues: int = 2) -> dict[str, np.ndarray]:
+    """What `halves.npz` holds: motion of 1 and 0.1 Å in turn, whose squares are known to 0.25 Å²."""
+    return {
+        "motion": np.resize([1.0, 0.1], residues),
+        "covariance_error": np.full(residues, 0.25),
+        "rmsd_between_models": np.full(residues, 0.2),
+        "places": np.array([[1.0, 3.0], [2.0, 2.0]]),
+    }
+
+
 def source(particles: int = 400, residues: int = 40, *, names: tuple[str, ...] = ("A",), **changes) -> Source:
     """What a report is made of, without any file."""
     template = chain(residues, names)

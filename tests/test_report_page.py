@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from browser import Visit, chromium
+from cryomorph.report.encoding import png
+from cryomorph.report.halves import agreement
 from cryomorph.report.page import page, sections
-from report_cases import AMPLITUDE, source
+from report_cases import AMPLITUDE, HALVES, half_arrays, source
 
 NASTY = "</script><img src=x onerror=\"document.title='owned'\"><!--"
 
@@ -194,6 +196,34 @@ def test_charts_say_values_to_pointer_and_keys(visit):
     assert f"RMSF: {0.5 + 3.5 * 10 / 39:.1f}" in text
     seen.page.keyboard.press("Escape")
     assert seen.page.locator("#sequence .tip").is_hidden()
+
+
+def test_pointing_at_a_residue_shows_it_in_the_molecule(visit):
+    seen = visit()
+    before = seen.picture()
+    seen.page.locator("#sequence svg").hover()
+    pink = seen.picture().astype(int)
+    assert ((pink[..., 0] - pink[..., 1] > 60) & (pink[..., 2] - pink[..., 1] > 30)).any()
+    seen.page.mouse.move(0, 0)
+    np.testing.assert_array_equal(seen.picture(), before)
+
+
+def test_halves_and_images_are_shown_where_there_are_any(visit, tmp_path):
+    grey = png(np.full((8, 8), 128, np.uint8))
+    shown = {"number": 7, "state": 1, "image": grey, "filtered": grey, "model": grey, "correlation": 0.61}
+    path = tmp_path / "report.html"
+    found = source(
+        halves=agreement(HALVES, half_arrays(40)),
+        examples={"resolution": 20.0, "field": 240.0, "particles": [shown]},
+    )
+    path.write_text(page(sections(found)))
+    seen = visit(path)
+    assert HALVES["verdict"] in seen.page.inner_text("#halves-verdict")
+    assert seen.page.locator("#halves-residues svg path").count() > 2
+    assert "2 ± 0.1 Å" in seen.page.inner_text("#halves-numbers")
+    sizes = seen.page.eval_on_selector_all("#example-list img", "all => all.map(one => one.naturalWidth)")
+    assert sizes == [8, 8, 8]
+    assert "correlation 0.61" in seen.page.inner_text("#example-list")
 
 
 def test_texts_of_files_are_texts(visit, tmp_path):

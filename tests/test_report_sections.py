@@ -24,7 +24,18 @@ from cryomorph.report.remarks import remarks
 from cryomorph.report.sequence import sequence
 from cryomorph.report.shells import shells
 from cryomorph.report.summary import key_numbers
-from report_cases import AMPLITUDE, analysis_of, chain, data_of, metrics, rotations, source, uncertainty
+from report_cases import (
+    AMPLITUDE,
+    HALVES,
+    analysis_of,
+    chain,
+    data_of,
+    half_arrays,
+    metrics,
+    rotations,
+    source,
+    uncertainty,
+)
 
 TYPES = {"f4": "<f4", "i2": "<i2", "u1": "u1"}
 
@@ -267,24 +278,8 @@ def test_certainty_counts_junk():
     assert found["median_deviation"] == 0.4
 
 
-NUMBERS = {
-    "verdict": "motion of 2.0 ± 0.1 Å, the same in both halves (correlation 0.97)",
-    "particles_compared": 100,
-    "motion": {"resolved": True, "angstrom": 2.0, "uncertainty_angstrom": 0.1},
-    "agreement": {"rmsd_angstrom": 0.5, "correlation": 0.97},
-    "mean": {"from_template_angstrom": 1.0, "between_halves_angstrom": 0.1},
-    "states": {"count": 2, "separation_angstrom": 5.0},
-}
-ARRAYS = {
-    "motion": np.array([1.0, 0.1]),
-    "covariance_error": np.array([0.25, 0.25]),
-    "rmsd_between_models": np.array([0.2, 0.3]),
-    "places": np.array([[1.0, 3.0], [2.0, 2.0]]),
-}
-
-
 def test_halves_have_two_standard_errors_about_squares():
-    found = agreement(NUMBERS, ARRAYS)
+    found = agreement(HALVES, half_arrays())
     np.testing.assert_allclose(unpacked(found["low"]), [np.sqrt(0.5), 0], rtol=1e-6)
     np.testing.assert_allclose(unpacked(found["high"]), np.sqrt([1.5, 0.51]), rtol=1e-6)
     assert found["places"]["median"] == 2
@@ -296,7 +291,7 @@ class TestRemarks:
         return [(remark.level, remark.text) for remark in remarks(analysis, **given)]
 
     def test_a_good_run_has_no_warning(self, planted):
-        said = self.said(planted[1], posterior=uncertainty(2000, 40), halves=agreement(NUMBERS, ARRAYS))
+        said = self.said(planted[1], posterior=uncertainty(2000, 40), halves=agreement(HALVES, half_arrays()))
         assert [level for level, _ in said] == ["good", "good"]
 
     @pytest.mark.parametrize(
@@ -306,7 +301,7 @@ class TestRemarks:
             ({"metrics": [{"epoch": 1, "free": -1.0}]}, "does not explain"),
             ({"empty_views": 0.4}, "40% of all directions"),
             ({"posterior": uncertainty(2000, 40, junk=500)}, r"500 particles \(25.0%\)"),
-            ({"halves": agreement(NUMBERS | {"motion": {"resolved": False}}, ARRAYS)}, "independent halves"),
+            ({"halves": agreement(HALVES | {"motion": {"resolved": False}}, half_arrays())}, "independent halves"),
         ],
     )
     def test_what_is_wrong_comes_first(self, planted, changes, text):
