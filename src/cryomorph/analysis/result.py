@@ -112,13 +112,13 @@ class BodyMotion:
     residues : array of int
         Rows of the template.
     rotation : float
-        Degrees from one end of the motion to the other.
+        Degrees from one end of the motion to the other, right-handed about the axis; less than half a degree is 0.
     translation : float
-        Å along the axis.
+        Å along the axis, in its direction.
     shift : float
         Å that its centre moves.
     axis : array (3,)
-        Direction of the rotation.
+        Direction of the rotation, where the motion begins; of the shift if there is no rotation.
     point : array (3,)
         On the axis, nearest to the body's centre, Å.
     """
