@@ -74,7 +74,19 @@ def ctf(frequency_x: Tensor, frequency_y: Tensor, parameters: CTFParameters) -> 
     -------
     Tensor (b, rows, columns)
     """
-    p = CTFParameters(**{field.name: getattr(parameters, field.name)[:, None, None] for field in fields(parameters)})
+    p = _over_images(parameters)
+    k2 = frequency_x.square() + frequency_y.square()
+    gamma = aberration(frequency_x, frequency_y, parameters) + p.phase_shift
+    # sqrt(1 - w²) sin γ + w cos γ = sin(γ + asin w)
+    return torch.sin(gamma + torch.asin(p.amplitude_contrast)) * torch.exp(-0.25 * p.b_factor * k2)
+
+
+def aberration(frequency_x: Tensor, frequency_y: Tensor, parameters: CTFParameters) -> Tensor:
+    """Phase that defocus, astigmatism and spherical aberration give to a wave of each frequency, in radians.
+
+    `γ(k) = π λ Δf(θ) k² - (π/2) Cs λ³ k⁴`; parameters and shape are those of `ctf`.
+    """
+    p = _over_images(parameters)
     wavelength = electron_wavelength(p.voltage)
     cs_angstrom = p.spherical_aberration * 1e7
     k2 = frequency_x.square() + frequency_y.square()
@@ -82,9 +94,12 @@ def ctf(frequency_x: Tensor, frequency_y: Tensor, parameters: CTFParameters) -> 
     along = (frequency_x.square() - frequency_y.square()) * torch.cos(2 * p.astigmatism_angle)
     along = along + 2 * frequency_x * frequency_y * torch.sin(2 * p.astigmatism_angle)
     defocus_k2 = 0.5 * ((p.defocus_u + p.defocus_v) * k2 + (p.defocus_u - p.defocus_v) * along)
-    gamma = pi * wavelength * defocus_k2 - 0.5 * pi * cs_angstrom * wavelength**3 * k2.square() + p.phase_shift
-    # sqrt(1 - w²) sin γ + w cos γ = sin(γ + asin w)
-    return torch.sin(gamma + torch.asin(p.amplitude_contrast)) * torch.exp(-0.25 * p.b_factor * k2)
+    return pi * wavelength * defocus_k2 - 0.5 * pi * cs_angstrom * wavelength**3 * k2.square()
+
+
+def _over_images(parameters: CTFParameters) -> CTFParameters:
+    """Return the parameters in shape (b, 1, 1)."""
+    return CTFParameters(**{field.name: getattr(parameters, field.name)[:, None, None] for field in fields(parameters)})
 
 
 def phase_coefficients(parameters: CTFParameters, frequency_step: Tensor) -> Tensor:

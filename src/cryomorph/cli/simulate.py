@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cryomorph.cli.options import numbers, option
+from cryomorph.errors import InputError
 
 
 def simulate(
@@ -35,6 +36,29 @@ def simulate(
     split: Annotated[
         str | None,
         option("Write row numbers to train.txt, validation.txt and test.txt: 5000,500,500 images, or 0.8,0.1,0.1."),
+    ] = None,
+    physics: Annotated[
+        str | None, option("projection, or multislice: a wave through ice, slice by slice [default: projection].")
+    ] = None,
+    ice: Annotated[
+        float | None, option("With multislice: thickness of the ice in Å; 0 is a vacuum [default: 150].")
+    ] = None,
+    slice_thickness: Annotated[float | None, option("With multislice: thickness of a slice in Å [default: 5].")] = None,
+    focal_spread: Annotated[
+        float | None, option("With multislice: standard deviation of the focus in Å [default: 50].")
+    ] = None,
+    illumination: Annotated[
+        float | None, option("With multislice: semi-angle of the illumination in mrad [default: 0.02].")
+    ] = None,
+    ice_motion: Annotated[
+        float | None,
+        option("With multislice: mean square distance in Å² that water moves for each electron per Å² [default: 1.1]."),
+    ] = None,
+    damage: Annotated[
+        float | None, option("With multislice: B-factor in Å² that each electron per Å² adds [default: 0].")
+    ] = None,
+    mtf: Annotated[
+        Path | None, option("With multislice: star file of the detector's transfer function, as for RELION.")
     ] = None,
     box: Annotated[int | None, option("Image size in pixels [default: 128].")] = None,
     pixel_size: Annotated[float | None, option("Å per pixel [default: 2].")] = None,
@@ -82,6 +106,7 @@ def simulate(
 
     given: dict[str, Any] = {
         "images_per_conformation": images,
+        "physics": physics,
         "split": split,
         "box": box,
         "pixel_size": pixel_size,
@@ -113,6 +138,18 @@ def simulate(
         "occupancy": occupancy,
     }
     given["nuisances"] = {name: value for name, value in nuisances.items() if value is not None} or None
+    wave = {
+        "ice": ice,
+        "slice": slice_thickness,
+        "focal_spread": focal_spread,
+        "illumination": illumination,
+        "ice_motion": ice_motion,
+        "damage": damage,
+        "mtf": mtf,
+    }
+    given["multislice"] = {name: value for name, value in wave.items() if value is not None} or None
+    if given["multislice"] and physics != "multislice":
+        raise InputError("ice, slices, coherence, damage and detector belong to --physics multislice; give that too")
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = parse_settings(SimulationSettings, chosen, "command line")
     star = simulate_images(

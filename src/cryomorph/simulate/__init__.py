@@ -6,7 +6,8 @@ constant σ, the projected potential V (atoms minus the ice they displace) and t
 are stored as particle stacks are: protein bright, zero mean far from the molecule, in units of the noise's standard
 deviation (`(N - counts) / sqrt(N)`); without noise, as the contrast c itself.
 
-Left out: multiple scattering, the structure of the ice, inelastic scattering, the detector's response.
+Left out: multiple scattering, the structure of the ice, inelastic scattering, the detector's response. With
+`physics: multislice` the first two are there, and the last if its transfer function is given.
 """
 
 from cryomorph.simulate.files import star_document

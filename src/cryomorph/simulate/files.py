@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from cryomorph.geometry import matrix_to_relion
 from cryomorph.progress import Progress
-from cryomorph.simulate.images import add_noise, contrasts
+from cryomorph.simulate import images, multislice
+from cryomorph.simulate.images import add_noise
 from cryomorph.simulate.molecules import Molecules, batches
 from cryomorph.simulate.nuisances import Disturbances
 from cryomorph.simulate.particles import Particles
@@ -79,6 +80,7 @@ def write_stack(
 ) -> None:
     """Simulate all images, in order, into an MRC stack; `extent` is the `reach` of the molecules."""
     mode = mode_from_dtype(np.dtype(settings.dtype))
+    imaging = images.contrasts if settings.physics == "projection" else multislice.contrasts
     shape = (len(particles), settings.box, settings.box)
     progress.start("simulating", len(particles))
     try:
@@ -86,7 +88,7 @@ def write_stack(
             stack.set_image_stack()
             stack.voxel_size = settings.pixel_size
             image = 0
-            for batch in contrasts(molecules, particles, settings, extent=extent, disturbances=disturbances):
+            for batch in imaging(molecules, particles, settings, extent=extent, disturbances=disturbances):
                 for contrast in batch:
                     noisy = add_noise(contrast, settings, image, float(disturbances.scale[image]))
                     background = disturbances.background(image, settings.box, settings.pixel_size)

@@ -49,7 +49,7 @@ def contrasts(
     extent = reach(molecules) if extent is None else extent
     if disturbances is None:
         disturbances = draw_nuisances(Nuisances(), molecules, len(particles), extent, settings.seed)
-    box = _working_box(disturbances.reach(extent), settings)
+    box = working_box(disturbances.reach(extent), settings)
     elements, occupancy = molecules.template.elements, disturbances.occupancy
     first = box // 2 - settings.box // 2
     window = slice(first, first + settings.box)
@@ -81,7 +81,7 @@ def contrasts(
         yield to_image(fourier, box)[:, window, window].numpy()
 
 
-def _working_box(extent: float, settings: SimulationSettings) -> int:
+def working_box(extent: float, settings: SimulationSettings) -> int:
     """Pixels a side at which nothing wraps round into the image, rounded up to a size that transforms fast.
 
     A wave of frequency k is displaced by λ Δf k; the tail of an atom on one edge must not reach the opposite edge of

@@ -1,5 +1,6 @@
 """What simulated images are like."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -67,6 +68,27 @@ class Motion(Settings):
         return self
 
 
+class MultisliceSettings(Settings):
+    """The specimen and the microscope's coherence, for `physics: multislice`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    slice: float = Field(5.0, ge=0.5, le=50, description="thickness of a slice, Å")
+    ice: float = Field(
+        150.0, ge=0, le=5000, description="thickness of the ice in Å, the molecule in its middle; 0: a vacuum"
+    )
+    sampling: float = Field(
+        1.0, ge=0.1, le=5, description="Å between samples of the wave, at most; finer for small pixels"
+    )
+    focal_spread: float = Field(50.0, ge=0, description="standard deviation of the focus by chromatic aberration, Å")
+    illumination: float = Field(0.02, ge=0, description="semi-angle of the illumination, mrad")
+    ice_motion: float = Field(
+        1.1, ge=0, description="mean square distance in Å² that water moves for each electron per Å²"
+    )
+    damage: float = Field(0.0, ge=0, description="B-factor in Å² that each electron per Å² adds, of the mean exposure")
+    mtf: Path | None = Field(None, description="star file of the detector's transfer function, as for RELION")
+
+
 def _split(value: Any) -> Any:
     parts = value.split(",") if isinstance(value, str) else value
     try:
@@ -84,6 +106,10 @@ class SimulationSettings(Settings):
     model_config = ConfigDict(allow_inf_nan=False)
 
     images_per_conformation: int = Field(10, ge=1, description="images of each conformation")
+    physics: Literal["projection", "multislice"] = Field(
+        "projection", description="of a weak phase object, or of a wave that passes slice by slice through ice"
+    )
+    multislice: MultisliceSettings = Field(default_factory=MultisliceSettings)
     motion: Motion | None = Field(None, description="that every image has for itself, from its conformation on")
     nuisances: Nuisances = Field(default_factory=Nuisances, description="of real images, beside noise")
     split: Annotated[tuple[Share, Share, Share], BeforeValidator(_split)] | None = Field(

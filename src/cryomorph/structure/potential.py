@@ -87,11 +87,15 @@ def atomic_potential(element: str, frequency: Tensor, solvent: bool) -> Tensor:
     for a, b in zip(*electron_scattering(element), strict=True):
         potential = potential + POTENTIAL_PER_SCATTERING * float(a) * torch.exp(-0.25 * float(b) * frequency.square())
     if solvent:
-        volume = displaced_volume(element)
-        # The Gaussian exp(-π r² / V^(2/3)) has the integral V and this transform.
-        displaced = volume * torch.exp(-pi * volume ** (2 / 3) * frequency.square())
-        potential = potential - ice_potential() * displaced
+        potential = potential - ice_potential() * displaced_density(element, frequency)
     return potential
+
+
+def displaced_density(element: str, frequency: Tensor) -> Tensor:
+    """Fourier transform, in Å³, of the share of space that an atom takes from the solvent; as `atomic_potential`."""
+    volume = displaced_volume(element)
+    # The Gaussian exp(-π r² / V^(2/3)) has the integral V and this transform.
+    return volume * torch.exp(-pi * volume ** (2 / 3) * frequency.square())
 
 
 class ProjectedPotential:
