@@ -46,7 +46,7 @@ class Visit:
     """
 
     def __init__(
-        self, browser: Any, file: Path, *, width: int = 1000, height: int = 700, scheme: str = "light", before: str = ""
+        self, browser: Any, file: Path, *, width: int = 800, height: int = 600, scheme: str = "light", before: str = ""
     ) -> None:
         self.complaints: list[str] = []
         self.requests: list[str] = []

@@ -107,7 +107,7 @@ def test_a_click_on_a_state_of_the_map_shows_it(visit):
     assert at_end < 0.4 * np.abs(of_state.astype(int) - before).mean()
 
 
-def test_states_are_buttons_for_keys_too(visit):
+def test_states_are_buttons_for_keys_and_other_clicks_show_the_nearest_step(visit):
     seen = visit()
     seen.page.focus('#map [data-state="1"]')
     seen.page.keyboard.press("Enter")
@@ -115,10 +115,6 @@ def test_states_are_buttons_for_keys_too(visit):
     seen.page.click('#states [data-state="2"]')
     assert seen.shown() == "state 2"
     assert seen.page.get_attribute('#states [data-state="2"]', "aria-pressed") == "true"
-
-
-def test_a_click_beside_the_motion_shows_its_nearest_step(visit):
-    seen = visit()
     seen.page.fill("#scrub", "4")
     middle = marker(seen)
     seen.page.fill("#scrub", "0")
@@ -153,23 +149,33 @@ def test_dragging_and_keys_turn_the_molecule(visit):
     assert np.abs(seen.picture().astype(int) - before).max() > 30
 
 
-@pytest.mark.parametrize(("first", "second"), [("light", "dark"), ("dark", "light")])
-def test_colours_follow_the_system_and_the_button(visit, first, second):
-    seen = visit(scheme=first)
-    brightness = {}
-    for name in (first, second):
-        assert seen.page.get_attribute("html", "data-theme") == name
+def test_colours_follow_the_system_and_the_button(visit):
+    seen = visit(scheme="dark")
+
+    def now():
         colour = seen.page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-        brightness[name] = int(colour.split("(")[1].split(",")[0])
-        assert abs(seen.picture()[0, 0, 0].astype(int) - brightness[name]) < 20  # the canvas has followed
-        seen.page.click("#theme")
-    assert brightness["light"] > 200 > 60 > brightness["dark"]
+        brightness = int(colour.split("(")[1].split(",")[0])
+        assert abs(int(seen.picture()[0, 0, 0]) - brightness) < 20  # the canvas has followed
+        return seen.page.get_attribute("html", "data-theme"), "dark" if brightness < 60 else "light"
+
+    assert now() == ("dark", "dark")
+    seen.page.emulate_media(color_scheme="light")
+    assert now() == ("light", "light")
+    seen.page.click("#theme")
+    assert now() == ("dark", "dark")
+    seen.page.emulate_media(color_scheme="dark")
+    seen.page.emulate_media(color_scheme="light")
+    assert now() == ("dark", "dark")  # who chose is not overruled
 
 
-@pytest.mark.parametrize("width", [360, 768, 1600])
-def test_nothing_sticks_out_sideways(visit, width):
-    seen = visit(width=width, height=740)
-    assert seen.page.evaluate("() => document.documentElement.scrollWidth") == width
+def test_nothing_sticks_out_sideways(visit):
+    seen = visit(width=360, height=740)
+    for width in (360, 768, 1600):
+        seen.page.set_viewport_size({"width": width, "height": 740})
+        seen.picture()  # waits until everything is drawn anew
+        assert seen.page.evaluate("() => document.documentElement.scrollWidth") == width
+        right = "all => Math.max(...all.map((one) => one.getBoundingClientRect().right))"
+        assert seen.page.eval_on_selector_all(".chart svg", right) <= width
 
 
 def test_without_webgl_the_trace_is_drawn(visit):
@@ -186,25 +192,20 @@ def test_without_webgl_the_trace_is_drawn(visit):
     assert np.abs(seen.picture().astype(int) - before).max() > 30
 
 
-def test_charts_say_values_to_pointer_and_keys(visit):
+def test_charts_say_values_and_residues_show_in_the_molecule(visit):
     seen = visit()
+    before = seen.picture()
     seen.page.focus("#sequence svg")
     seen.page.keyboard.press("PageDown")
     seen.page.keyboard.press("PageDown")
     text = seen.page.inner_text("#sequence .tip")
     assert text.splitlines()[0] == "A ALA 11, helix"
     assert f"RMSF: {0.5 + 3.5 * 10 / 39:.1f}" in text
-    seen.page.keyboard.press("Escape")
-    assert seen.page.locator("#sequence .tip").is_hidden()
-
-
-def test_pointing_at_a_residue_shows_it_in_the_molecule(visit):
-    seen = visit()
-    before = seen.picture()
     seen.page.locator("#sequence svg").hover()
     pink = seen.picture().astype(int)
     assert ((pink[..., 0] - pink[..., 1] > 60) & (pink[..., 2] - pink[..., 1] > 30)).any()
-    seen.page.mouse.move(0, 0)
+    seen.page.keyboard.press("Escape")
+    assert seen.page.locator("#sequence .tip").is_hidden()
     np.testing.assert_array_equal(seen.picture(), before)
 
 
