@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
@@ -15,6 +16,7 @@ from cryomorph.geometry import superpose_core
 from cryomorph.mapping import make_maps
 from cryomorph.particles.found import FoundPoses
 from cryomorph.structure.model import read_template
+from cryomorph.volumes.comparison import StateMaps
 
 
 def analysis_of(fitted, simulated, labels):
@@ -45,24 +47,25 @@ def analysed(copied, simulated):
     return copied
 
 
-def test_maps_of_states_confirm_their_own_models(analysed):
+def test_maps_of_states_agree_with_their_own_models(analysed):
     made = make_maps(analysed)
     assert [maps.name for maps in made] == ["state_1", "state_2"]
     for maps in made:
         assert sum(maps.images) == 24
         assert min(maps.images) > 5
-        assert maps.confirmed
-        assert maps.verdict.startswith("confirmed")
+        assert maps.agrees
+        assert maps.verdict.startswith("agrees best with its own model")
         assert maps.agreement[maps.name][0] > 0.8
         assert maps.resolution_model < 12
         assert not maps.independent  # the images are too small for coefficients that were kept out
+        assert not maps.confirmed
 
 
 def test_models_that_were_mixed_up_are_not_confirmed(copied, simulated):
     fitted = FittedRun(copied)
     save_analysis(analysis_of(fitted, simulated, np.repeat([2, 1], 24)), fitted.template, copied / "analysis")
     for maps in make_maps(copied):
-        assert not maps.confirmed
+        assert not maps.agrees
         assert maps.verdict.startswith("not confirmed: the map agrees better with the model of state_")
 
 
@@ -134,7 +137,34 @@ def test_the_command_says_resolution_and_verdict(analysed, cryomorph):
     result = cryomorph("maps", analysed, "--state", 1)
     assert result.code == 0, result.err
     assert "half maps in the mask, correlation 0.143" in result.out
-    assert "state_1: confirmed" in result.out
+    assert "state_1: agrees best with its own model" in result.out
+
+
+def test_verdicts_follow_from_the_numbers(tmp_path):
+    curve = np.linspace(1, 0, 12)
+    agreement = {"state_1": (0.5, 0.4, 0.4), "state_2": (0.4, 0.3, 0.3), "template": (0.9, 0.9, 0.9)}
+    maps = StateMaps(
+        *("state_1", tmp_path, (5, 5), curve, curve, curve, curve, 20.0, 10.0, 12.0), agreement, independent=True
+    )
+    assert maps.confirmed
+    assert maps.verdict == (
+        "confirmed: data that the fit never saw agree best with the state's own model"
+        " (0.500 with its own model, 0.400 with that of state_2)"
+    )
+    seen = replace(maps, independent=False)
+    assert seen.agrees
+    assert not seen.confirmed
+    assert seen.verdict.endswith("no proof, since the fit saw these data")
+    unsure = replace(maps, agreement=agreement | {"state_2": (0.4, 0.45, 0.3)})
+    assert not unsure.confirmed
+    assert unsure.verdict.startswith("not sure")
+    wrong = replace(maps, agreement=agreement | {"state_2": (0.6, 0.5, 0.5)})
+    assert wrong.nearest == "state_2"
+    assert wrong.verdict.startswith("not confirmed: the map agrees better with the model of state_2")
+    nothing = replace(maps, resolution_masked=np.inf)
+    assert not nothing.confirmed
+    assert nothing.verdict.startswith("not resolved")
+    assert nothing.as_dict()["resolution_angstrom"]["halves_masked"] is None
 
 
 class Turned(FittedRun):

@@ -58,11 +58,21 @@ class StateMaps:
         return max(self._states, key=lambda name: self.agreement[name][0])
 
     @property
-    def confirmed(self) -> bool:
+    def agrees(self) -> bool:
         """Whether the map, and each half map by itself, agrees with its own model better than with another state's."""
         others = [values for name, values in self._states.items() if name != self.name]
         own = self.agreement[self.name]
-        return all(mine > theirs for other in others for mine, theirs in zip(own, other, strict=True))
+        return self.resolved and all(mine > theirs for other in others for mine, theirs in zip(own, other, strict=True))
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it does so by what the fit never saw, and there are other states that it might have agreed with."""
+        return self.agrees and self.independent and len(self._states) > 1
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the half maps have anything in common."""
+        return bool(np.isfinite(self.resolution_masked))
 
     @property
     def _states(self) -> dict[str, tuple[float, float, float]]:
@@ -71,16 +81,18 @@ class StateMaps:
     @property
     def verdict(self) -> str:
         """Say in a line what the comparison of models with the map means."""
+        if not self.resolved:
+            return "not resolved: the half maps have nothing in common, so that they say nothing of the model"
         own = self.agreement[self.name][0]
         others = {name: values[0] for name, values in self._states.items() if name != self.name}
         if not others:
             return f"agrees with its model by {own:.3f}; there is no other state to compare with"
         second = max(others, key=others.__getitem__)
         numbers = f"{own:.3f} with its own model, {others[second]:.3f} with that of {second}"
-        if not self.independent:
-            numbers += "; the fit saw these data"
         if self.confirmed:
-            return f"confirmed: the map and both half maps agree best with their own model ({numbers})"
+            return f"confirmed: data that the fit never saw agree best with the state's own model ({numbers})"
+        if self.agrees:
+            return f"agrees best with its own model ({numbers}); no proof, since the fit saw these data"
         if self.nearest == self.name:
             return f"not sure: only the whole map, not each half map, agrees best with its own model ({numbers})"
         return f"not confirmed: the map agrees better with the model of {second} ({numbers})"
@@ -98,7 +110,9 @@ class StateMaps:
             "resolution_angstrom": {key: value if np.isfinite(value) else None for key, value in resolutions.items()},
             "independent": self.independent,
             "agreement": {name: list(values) for name, values in self.agreement.items()},
+            "resolved": self.resolved,
             "nearest": self.nearest,
+            "agrees": self.agrees,
             "confirmed": self.confirmed,
             "verdict": self.verdict,
             "frequency": self.frequency.tolist(),
