@@ -1,7 +1,7 @@
 // Where particles are: density and points on a canvas, states, motion and marker as SVG above it.
 (function (cryo) {
   const { make, svg, unpack, format } = cryo;
-  const LEFT = 44, BOTTOM = 42, TOP = 12, RIGHT = 12, NEAR = 16;
+  const LEFT = 54, BOTTOM = 42, TOP = 12, RIGHT = 12, NEAR = 16;
 
   function decoded(map) {
     return {
@@ -101,7 +101,7 @@
     function buttons() {
       return states.map((state, i) => {
         const place = statePlace(i).map((v, k) => (k ? at.y(v) : at.x(v)));
-        const button = svg("g", { class: "state", role: "button", tabindex: 0, "data-state": state.number, transform: `translate(${place[0].toFixed(1)} ${place[1].toFixed(1)})`, "aria-label": `State ${state.number}, ${(100 * state.share).toFixed(0)} % of the particles` },
+        const button = svg("g", { class: "state", role: "button", tabindex: 0, "data-state": state.number, transform: `translate(${place[0].toFixed(1)} ${place[1].toFixed(1)})`, "aria-label": `State ${state.number}, ${(100 * state.share).toFixed(0)}% of the particles` },
           svg("circle", { r: 10, fill: cryo.series(state.number - 1) }), svg("text", { y: 4 }, String(state.number)));
         button.addEventListener("keydown", (event) => {
           if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose({ state: i }); }

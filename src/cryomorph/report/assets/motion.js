@@ -60,7 +60,7 @@
     states.forEach((state, i) => {
       const number = make("b", {}, String(state.number));
       const button = make("button", { type: "button", "aria-pressed": "false", "data-state": state.number }, number,
-        `${(100 * state.share).toFixed(state.share < 0.1 ? 1 : 0)} %`, make("span", {}, state.population.toLocaleString("en"), make("i", {}, " particles")));
+        `${(100 * state.share).toFixed(state.share < 0.1 ? 1 : 0)}%`, make("span", {}, state.population.toLocaleString("en"), make("i", {}, " particles")));
       button.setAttribute("aria-label", `Show state ${state.number}`);
       button.addEventListener("click", () => choose({ state: i }));
       cryo.keepDrawn(() => { number.style.background = cryo.series(state.number - 1); });
@@ -75,7 +75,7 @@
     const rows = motion.bodies.map((body, k) => make("tr", {}, make("td", {}, body.residues, k ? null : make("span", { class: "fine" }, " — the others move against it")), make("td", { class: "n" }, String(body.count)),
       ...(k ? [cell(body.rotation, "°"), cell(body.translation, " Å"), cell(body.shift, " Å")] : [cell(null), cell(null), cell(null)])));
     const head = ["residues", "number", "turns by", "along its axis", "centre moves"].map((name, k) => make("th", { scope: "col", class: k ? "n" : "" }, name));
-    host.append(make("div", { class: "panel" }, make("h3", {}, `What moves as a body along “${motion.title}”`),
+    host.append(make("div", { class: "panel" }, make("h3", {}, `What moves as a body along ${motion.title.split(",")[0].toLowerCase()}`),
       make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)))));
   }
 
@@ -125,7 +125,7 @@
       if (state !== null) { find("place").textContent = `particle ${states[state].particle.toLocaleString("en")}`; return; }
       const places = motions[motion].place, low = Math.floor(step), high = Math.min(low + 1, places.length - 1);
       const value = places[low] + (step - low) * (places[high] - places[low]);
-      find("place").textContent = /^pc\d+$/.test(motions[motion].name) ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)} Å` : `${Math.round(100 * value)} %`;
+      find("place").textContent = /^pc\d+$/.test(motions[motion].name) ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)} Å` : `${Math.round(100 * value)}%`;
       scrub.setAttribute("aria-valuetext", find("place").textContent);
     }
 

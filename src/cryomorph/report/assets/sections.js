@@ -146,10 +146,10 @@
     particleHistogram("halves-places", halves.places, "place along the shared motion / Å", "Particles along the motion that the halves share.");
     const { motion, agreement, mean, states } = halves.numbers;
     const rows = [
-      ["motion", `${format(motion.angstrom)} ± ${format(motion.uncertainty_angstrom, 2)} Å`],
-      ["models agree", `${format(agreement.rmsd_angstrom)} Å apart, correlation ${format(agreement.correlation, 2)}`],
-      ["mean from the template", `${format(mean.from_template_angstrom)} Å`],
-      ["means of the halves", `${format(mean.between_halves_angstrom)} Å apart`],
+      ["motion", `${format(motion.angstrom)} ± ${format(motion.uncertainty_angstrom, 1)} Å`],
+      ["models agree", `${format(agreement.rmsd_angstrom, 2)} Å apart, correlation ${format(agreement.correlation, 2)}`],
+      ["mean from the template", `${format(mean.from_template_angstrom, 2)} Å`],
+      ["means of the halves", `${format(mean.between_halves_angstrom, 2)} Å apart`],
       ["states", states.count > 1 ? `${states.count}, ${format(states.separation_angstrom)} Å apart` : "one"],
     ];
     for (const [name, value] of rows) find("halves-numbers").append(make("dt", {}, name), make("dd", {}, value));
@@ -161,7 +161,7 @@
     if (views) {
       cryo.sphere(find("views"), views.columns, unpack(views.density));
       find("views-caption").textContent = "Of " + views.particles.toLocaleString("en") + " particles, in the frame of the template, seen along its z axis at the top." +
-        (views.empty === null ? "" : ` Hardly seen, from either side: ${Math.round(100 * views.empty)} % of all directions.`);
+        (views.empty === null ? "" : ` Hardly seen, from either side: ${Math.round(100 * views.empty)}% of all directions.`);
     } else hide("views-panel");
     if (defocus) {
       particleHistogram("defocus", defocus, "defocus / µm", "Distribution of the defocus over particles.", { unit: " µm" });
