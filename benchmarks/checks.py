@@ -22,6 +22,7 @@ from gemmi import cif
 from scipy.spatial.transform import Rotation
 
 from cryomorph.checking import check
+from cryomorph.checks import sample
 from cryomorph.config import ParticlesConfig, TemplateConfig
 from cryomorph.errors import InputError
 from cryomorph.geometry import matrix_to_relion, relion_to_matrix
@@ -251,7 +252,6 @@ BROKEN: dict[str, tuple[str, Callable[[Data], Data]]] = {
     "shifts of the other sign": ("shifts", lambda d: origins(d, np.negative)),
     "x and y of shifts swapped": ("shifts", lambda d: origins(d, lambda o: o[::-1])),
     "shifts in pixels": ("shifts", lambda d: origins(d, lambda o: o / d.pixel_size)),
-    "shifts forgotten": ("docking", lambda d: origins(d, np.zeros_like)),
 }
 
 
@@ -274,9 +274,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with particles.star and its stack")
     parser.add_argument("--template", type=Path, help="docked model [default: template.cif of the folder]")
+    parser.add_argument("--images", type=int, help="compare at most so many images [default: as the command does]")
     parser.add_argument("--only", help="names that hold this text")
     parser.add_argument("--json", type=Path, help="write all verdicts and numbers to this file")
     arguments = parser.parse_args()
+    if arguments.images:
+        sample.IMAGES = sample.LEAST_IMAGES = arguments.images
     star = arguments.data / "particles.star"
     data = read(star, arguments.template or arguments.data / "template.cif")
     original = star.parent / data.columns["_rlnImageName"][0].split("@")[1]

@@ -13,6 +13,8 @@ CLEAR = 3.0
 """Standard errors below which images do not tell two hypotheses apart."""
 SHARE = 0.1
 """Of all that is explained, what a mistake must have cost to be called one."""
+LIKELY = 4
+"""Alternatives, the best ones, that are looked at more closely."""
 MISTAKES = 4
 """That are looked for in one file at most."""
 
@@ -168,15 +170,19 @@ def compete(
 
 
 def _best(scorer: Scorer, base: Hypothesis, tried: Sequence[Trial]) -> Trial | None:
-    """Return the best alternative, if what is given is a mistake against it."""
-    best = max(tried, key=lambda trial: scorer.score(trial[2]).mean, default=None)
-    if best is None:
-        return None
-    score = scorer.score(best[2])
-    nats, z = score.over(scorer.score(base))
-    if z < CERTAIN or nats < SHARE * score.mean or not (base.round or is_oriented(scorer, best[2])):
-        return None
-    return best
+    """Return the best alternative against which what is given is a mistake; None if there is none.
+
+    It must agree with the orientations, or have nothing to do with them.
+    """
+    better = sorted(tried, key=lambda trial: -scorer.score(trial[2]).mean)
+    for trial in better[:LIKELY]:
+        score = scorer.score(trial[2])
+        nats, z = score.over(scorer.score(base))
+        if z < CERTAIN or nats < SHARE * score.mean:
+            continue
+        if base.round or trial[2].sign != base.sign or is_oriented(scorer, trial[2]):
+            return trial
+    return None
 
 
 def _as_it_is(scorer: Scorer, hypothesis: Hypothesis) -> Hypothesis:
