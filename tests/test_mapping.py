@@ -114,6 +114,13 @@ def test_a_selection_of_particles_needs_no_analysis(copied, tmp_path):
     assert "no other state" in maps.verdict
 
 
+def test_maps_end_at_the_frequency_asked_for(analysed, tmp_path):
+    (maps,) = make_maps(analysed, states=[1], out=tmp_path / "maps", finest=10.0)
+    assert (maps.halves[7:] == 0).all()  # 60 Å: shell 6 is 10 Å
+    assert maps.halves[5] > 0.5
+    assert maps.resolution_masked >= 60 / 7
+
+
 def test_what_cannot_be_is_said(analysed, cryomorph):
     for arguments, message in [
         (("--state", 3), "--state 3: there is no such state; the analysis has 1 to 2"),

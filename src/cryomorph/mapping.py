@@ -50,6 +50,7 @@ IMAGES_AT_ONCE = 128
 SELECTION = "selection"
 SHARPNESS = 3.0
 """Pixels of the resolution that models are simulated at for comparison."""
+LEAST_SHELLS = 2
 SCRIPT = "open_maps.cxc"
 
 
@@ -76,6 +77,7 @@ def make_maps(
     states: Sequence[int] | None = None,
     indices: Rows | None = None,
     out: Path | None = None,
+    finest: float | None = None,
     sharpness: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[StateMaps, ...]:
@@ -91,6 +93,8 @@ def make_maps(
         Rows of particles, from 0, to make one map of instead.
     out
         Folder to write to; ``analysis/maps`` in the run folder if not given. Maps of the same states are replaced.
+    finest
+        Å up to which maps are made, for large boxes: memory falls with its third power. The pixels' limit if not given.
     sharpness
         Resolution in Å of the maps that are simulated from models; three pixels if not given.
     progress
@@ -114,7 +118,7 @@ def make_maps(
     parts = _parts(fitted, analysis, states, indices)
     stack = _open_stack(fitted)
     where = out or fitted.run.analysis / MAPS
-    maker = _Maker(fitted, stack, _models(fitted, analysis, parts, indices), sharpness)
+    maker = _Maker(fitted, stack, _models(fitted, analysis, parts, indices), finest, sharpness)
     progress = progress or Silent()
     made = [maker.make(part, where / part.name, progress) for part in parts]
     _write_maps_script(where, made, parts)
@@ -190,7 +194,14 @@ def _optics(fitted: FittedRun) -> Optics:
 class _Maker:
     """Makes the maps of one part of the particles after another."""
 
-    def __init__(self, fitted: FittedRun, stack: ParticleStack, models: list[Model], sharpness: float | None) -> None:
+    def __init__(
+        self,
+        fitted: FittedRun,
+        stack: ParticleStack,
+        models: list[Model],
+        finest: float | None,
+        sharpness: float | None,
+    ) -> None:
         self.fitted, self.stack, self.models = fitted, stack, models
         self.poses = fitted.poses()
         config = fitted.config
@@ -200,6 +211,7 @@ class _Maker:
         self.optics = _optics(fitted)
         self.pixel_size = float(stack.pixel_size.min())
         self.extent = self.pixel_size * stack.box
+        self.highest = None if finest is None else max(LEAST_SHELLS, round(self.extent / finest))
         box, pixel_size = stack.box, self.pixel_size
         amplitude, width = scattering(fitted.template, len(models[0].positions))
         wanted = SHARPNESS * self.pixel_size if sharpness is None else sharpness
@@ -214,6 +226,8 @@ class _Maker:
         projection = self._project(part, progress)
         halves = [projection.half_map(half) for half in (0, 1)]
         plain, inside = shell_correlation(*halves), masked_correlation(halves[0], halves[1], self.mask)
+        for curve in (plain, inside):
+            curve[projection.highest + 1 :] = 0  # what the interpolation's correction leaves there
         whole = projection.full_map(inside)
         limit = resolution(inside, HALVES, self.extent)
         last = max(2, int(self.extent / limit)) if np.isfinite(limit) else 2
@@ -259,7 +273,9 @@ class _Maker:
 
     def _project(self, part: Part, progress: Progress) -> BackProjection:
         half = self._halves(part.rows)
-        projection = BackProjection(self.stack.box, self.pixel_size, self.optics, fitted=self.seen)
+        projection = BackProjection(
+            self.stack.box, self.pixel_size, self.optics, highest=self.highest, fitted=self.seen
+        )
         places = np.array_split(np.arange(len(part.rows)), -(-len(part.rows) // IMAGES_AT_ONCE))
         progress.start(f"back-projecting {part.name}", len(part.rows))
         try:

@@ -14,9 +14,12 @@ def maps(
     state: Annotated[list[int] | None, option("Number of a state; may be given several times.")] = None,
     all_states: Annotated[bool, typer.Option("--all-states", help="Maps of all states.")] = False,
     indices: IndicesFile = None,
-    out: Annotated[Path | None, option("Folder to write to; analysis/maps in the run folder.")] = None,
+    out: Annotated[Path | None, option("Folder to write to [analysis/maps in the run folder].")] = None,
+    finest: Annotated[
+        float | None, option("Å up to which maps are made; less memory for large boxes [the pixels' limit].", min=0.1)
+    ] = None,
     sharpness: Annotated[
-        float | None, option("Resolution in Å of the maps simulated from models; three pixels.", min=0.1)
+        float | None, option("Resolution in Å of the maps simulated from models [three pixels].", min=0.1)
     ] = None,
 ) -> None:
     """Back-project the particles of a state: half maps, their resolution, and whether they agree with its model."""
@@ -27,7 +30,15 @@ def maps(
     if sum((bool(state), all_states, indices is not None)) != 1:
         raise InputError("give one of --state N, --all-states and --indices FILE")
     rows = None if indices is None else read_indices(indices)
-    made = make_maps(run, states=state, indices=rows, out=out, sharpness=sharpness, progress=ProgressBar())
+    made = make_maps(
+        run,
+        states=state,
+        indices=rows,
+        out=out,
+        finest=finest,
+        sharpness=sharpness,
+        progress=ProgressBar(),
+    )
     for found in made:
         show_table(
             f"{found.folder}: maps of {sum(found.images):,} particles",
