@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import ClusterError, kmeans2
-from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from cryomorph.analysis.paths import nearest
 from cryomorph.analysis.result import BodyMotion
 from cryomorph.geometry import superpose
 
@@ -140,7 +140,7 @@ def _local_motions(start: Array, end: Array) -> Array:
 
     A rigid motion is described by where it takes four points that lie as the molecule does.
     """
-    near = _nearest(start, SURROUNDINGS)
+    near = nearest(start, start, SURROUNDINGS)[1]
     rotation, translation = superpose(start[near], end[near])
     centre = start.mean(0)
     _, spread, axes = np.linalg.svd(start - centre, full_matrices=False)
@@ -162,7 +162,7 @@ def _group(features: Array, count: int) -> Labels:
 
 def _mend(start: Array, end: Array, label: Labels, smallest: int) -> Labels:
     """Move residues to the body that explains them and their neighbours best, until none does; drop small bodies."""
-    near = _nearest(start, AGREEING)
+    near = nearest(start, start, AGREEING)[1]
     for _ in range(ROUNDS):
         groups, size = np.unique(label, return_counts=True)
         groups = groups[size >= smallest]
@@ -184,8 +184,3 @@ def _move_more_than_they_deform(start: Array, end: Array, label: Labels) -> bool
     still = deformed[label == largest].mean()
     others = (label == group for group in np.unique(label) if group != largest)
     return all(against[rows].mean() - deformed[rows].mean() > still + deformed[rows].mean() for rows in others)
-
-
-def _nearest(points: Array, count: int) -> Labels:
-    _, rows = cKDTree(points).query(points, [*range(1, min(count, len(points)) + 1)])
-    return np.asarray(rows, dtype=np.int64)
