@@ -20,17 +20,7 @@ from cryomorph.report.shells import shells
 from cryomorph.report.source import Source
 from cryomorph.report.summary import key_numbers, what_was_run
 
-SCRIPTS = (
-    "core.js",
-    "chart.js",
-    "sphere.js",
-    "ribbon.js",
-    "viewer.js",
-    "map.js",
-    "motion.js",
-    "sections.js",
-    "main.js",
-)
+SCRIPTS = ("core", "chart", "sphere", "ribbon", "viewer", "map", "motion", "sections", "curves", "main")
 """In this order; each is a function of its own that adds to one object."""
 STYLE, PAGE = "report.css", "report.html"
 
@@ -71,7 +61,7 @@ def page(data: dict[str, Any]) -> str:
     Texts reach the page as JSON and from there as text nodes, never as HTML. The page's policy forbids everything but
     its own script and style, which it knows by their digests: no network, no other script whatever a file name says.
     """
-    script = "\n".join(_asset(name) for name in SCRIPTS)
+    script = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
     style = _asset(STYLE)
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "

@@ -1,6 +1,6 @@
 // What all parts share: the data, elements, numbers, colours.
 "use strict";
-window.cryo = {};
+window.cryo = { sections: {} };
 (function (cryo) {
   const kinds = { f4: Float32Array, i2: Int16Array, u1: Uint8Array };
 
@@ -14,6 +14,9 @@ window.cryo = {};
   };
 
   cryo.find = (id) => document.getElementById(id);
+  cryo.hide = function (id) {
+    cryo.find(id).hidden = true;
+  };
 
   /** Make an element; children are elements or texts, never HTML. */
   cryo.make = function (name, attributes, ...children) {
@@ -46,7 +49,10 @@ window.cryo = {};
     return String(Number(value.toPrecision(digits || 3))).replace("-", "−");
   };
 
-  cryo.colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+  cryo.colour = (name) =>
+    getComputedStyle(document.documentElement)
+      .getPropertyValue("--" + name)
+      .trim();
 
   const DATA = ["data-1", "data-2", "data-3", "data-4", "data-6", "data-5"];
   /** Colour of a series or state by number; they repeat, so that names or numbers stand beside them. */
@@ -58,7 +64,17 @@ window.cryo = {};
   };
 
   // Cividis, which looks alike to all eyes, at nine places.
-  const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8779", "#a69d75", "#c4b56c", "#fee838"].map(cryo.rgb);
+  const CIVIDIS = [
+    "#00224e",
+    "#123570",
+    "#3b496c",
+    "#575d6d",
+    "#707173",
+    "#8a8779",
+    "#a69d75",
+    "#c4b56c",
+    "#fee838",
+  ].map(cryo.rgb);
   // From what stands still, grey, to what moves, the darker or, on black, the lighter the more.
   const MOVING = {
     light: ["#bfc5cd", "#e3b48c", "#dd7a2e", "#b54708", "#7a2a00"].map(cryo.rgb),
@@ -81,7 +97,9 @@ window.cryo = {};
   const redraws = [];
   /** Draw now, and again when the colours change or, given an element, its width does. */
   cryo.keepDrawn = function (draw, element) {
-    redraws.push(() => { if (!element || element.clientWidth > 0) draw(); });
+    redraws.push(() => {
+      if (!element || element.clientWidth > 0) draw();
+    });
     draw();
     if (!element) return;
     const size = () => `${element.clientWidth} ${Math.round(element.clientHeight / 8)}`;

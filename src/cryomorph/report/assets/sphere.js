@@ -13,11 +13,20 @@
   }
 
   function cell(context, place, south, north, west, east) {
-    const corners = [[west, south], [east, south], [east, north], [west, north]];
+    const corners = [
+      [west, south],
+      [east, south],
+      [east, north],
+      [west, north],
+    ];
     context.beginPath();
     corners.forEach(([longitude, latitude], side) => {
-      const next = corners[(side + 1) % 4], parts = 4 + Math.ceil(4 * Math.abs(next[0] - longitude));
-      for (let k = 0; k < parts; k++) context.lineTo(...place(longitude + ((next[0] - longitude) * k) / parts, latitude + ((next[1] - latitude) * k) / parts));
+      const next = corners[(side + 1) % 4],
+        parts = 4 + Math.ceil(4 * Math.abs(next[0] - longitude));
+      for (let k = 0; k < parts; k++)
+        context.lineTo(
+          ...place(longitude + ((next[0] - longitude) * k) / parts, latitude + ((next[1] - latitude) * k) / parts),
+        );
     });
     context.closePath();
     context.fill();
@@ -52,7 +61,9 @@
     host.append(canvas, legend);
     const highest = Math.max(2, Array.from(density).sort((a, b) => a - b)[Math.floor(0.99 * (density.length - 1))]);
     cryo.keepDrawn(() => {
-      const width = Math.max(host.clientWidth, 200), height = width / 2, ratio = Math.min(devicePixelRatio || 1, 2);
+      const width = Math.max(host.clientWidth, 200),
+        height = width / 2,
+        ratio = Math.min(devicePixelRatio || 1, 2);
       canvas.width = width * ratio;
       canvas.height = height * ratio;
       canvas.style.height = height + "px";
@@ -62,22 +73,42 @@
         const [x, y] = mollweide(longitude, latitude);
         return [width / 2 + x * (width / 2 - 2), height / 2 - y * (height / 2 - 2)];
       };
-      const empty = cryo.rgb(cryo.colour("density-0")), full = cryo.rgb(cryo.colour("density-1"));
-      const paint = (value) => `rgb(${cryo.mix(empty, full, Math.min(value / highest, 1)).map(Math.round).join(",")})`;
+      const empty = cryo.rgb(cryo.colour("density-0")),
+        full = cryo.rgb(cryo.colour("density-1"));
+      const paint = (value) =>
+        `rgb(${cryo
+          .mix(empty, full, Math.min(value / highest, 1))
+          .map(Math.round)
+          .join(",")})`;
       let at = 0;
       columns.forEach((count, row) => {
-        const south = (row / columns.length - 0.5) * Math.PI, north = ((row + 1) / columns.length - 0.5) * Math.PI;
+        const south = (row / columns.length - 0.5) * Math.PI,
+          north = ((row + 1) / columns.length - 0.5) * Math.PI;
         for (let k = 0; k < count; k++, at++) {
           context.fillStyle = context.strokeStyle = paint(density[at]);
           context.lineWidth = 0.6;
-          cell(context, place, south, north, (k / count) * 2 * Math.PI - Math.PI, ((k + 1) / count) * 2 * Math.PI - Math.PI);
+          cell(
+            context,
+            place,
+            south,
+            north,
+            (k / count) * 2 * Math.PI - Math.PI,
+            ((k + 1) / count) * 2 * Math.PI - Math.PI,
+          );
         }
       });
       lines(context, place);
       const bar = make("canvas", { width: 64, height: 1, "aria-hidden": "true" });
       const strip = bar.getContext("2d");
-      for (let k = 0; k < 64; k++) { strip.fillStyle = paint((k / 63) * highest); strip.fillRect(k, 0, 1, 1); }
-      legend.replaceChildren(make("span", {}, "none"), bar, make("span", {}, `${cryo.format(highest, 2)} × as many as if all directions were alike`));
+      for (let k = 0; k < 64; k++) {
+        strip.fillStyle = paint((k / 63) * highest);
+        strip.fillRect(k, 0, 1, 1);
+      }
+      legend.replaceChildren(
+        make("span", {}, "none"),
+        bar,
+        make("span", {}, `${cryo.format(highest, 2)} × as many as if all directions were alike`),
+      );
     }, host);
   };
 })(window.cryo);
