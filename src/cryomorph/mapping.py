@@ -66,6 +66,7 @@ class Model:
 class Part:
     """Particles that a map is made of: the model that stands for them by its name, and their rows (k,)."""
 
+    number: int
     name: str
     title: str
     rows: Rows
@@ -136,7 +137,7 @@ def _parts(
 ) -> list[Part]:
     if indices is not None:
         rows = _chosen(indices, len(fitted.source_index))
-        return [_checked(Part(SELECTION, f"{len(rows):,} particles", rows))]
+        return [_checked(Part(1, SELECTION, f"{len(rows):,} particles", rows))]
     assert analysis is not None
     known = {state.number: state for state in analysis.states}
     wanted = list(known) if states is None else list(dict.fromkeys(states))
@@ -145,7 +146,7 @@ def _parts(
         raise InputError(f"--state {missing[0]}: there is no such state; the analysis has 1 to {max(known, default=0)}")
     label = analysis.columns["state"]
     found = ((number, np.flatnonzero(label == number)) for number in wanted)
-    return [_checked(Part(f"state_{n}", f"state {n}: {len(rows):,} particles", rows)) for n, rows in found]
+    return [_checked(Part(n, f"state_{n}", f"state {n}: {len(rows):,} particles", rows)) for n, rows in found]
 
 
 def _chosen(indices: Rows, particles: int) -> Rows:
@@ -305,15 +306,14 @@ class _Maker:
         writer = ModelWriter(self.fitted.template, np.zeros(len(self.fitted.template)))
         writer.write(maps.folder / "model.cif", model.positions[None])
         write_text(maps.folder / "fsc.json", json.dumps(maps.as_dict(), indent=1) + "\n")
-        what = "unseen" if maps.independent else "map"
+        what = "unseen data" if maps.independent else "map"
         of_models = {f"{what} and {name}": curve for name, curve in curves.items()}
         write_text(maps.folder / "fsc.csv", _table(maps.frequency, maps.curves | of_models))
-        drawn = maps.curves | {
-            f"other: {what} and {name}": curve for name, curve in curves.items() if name not in (maps.name, TEMPLATE)
-        }
-        if maps.independent:
-            drawn["unseen and model"] = curves[maps.name]
-        plot_correlations(maps.folder / "fsc.svg", maps.frequency, drawn, title)
+        drawn = maps.curves | ({f"{what} and model": curves[maps.name]} if maps.independent else {})
+        others = [curve for name, curve in curves.items() if name not in (maps.name, TEMPLATE)]
+        plot_correlations(
+            maps.folder / "fsc.svg", maps.frequency, drawn, others, f"{what} and models of other states", title
+        )
 
 
 def _table(frequency: Array, curves: dict[str, Array]) -> str:
@@ -327,8 +327,8 @@ def _table(frequency: Array, curves: dict[str, Array]) -> str:
 
 def _write_maps_script(where: Path, made: Sequence[StateMaps], parts: Sequence[Part]) -> None:
     opened = []
-    for place, (maps, part) in enumerate(zip(made, parts, strict=True), start=1):
-        colour = state_colour(place)
+    for maps, part in zip(made, parts, strict=True):
+        colour = state_colour(part.number)
         opened.append(Opened(f"{maps.name}/model.cif", part.title, "states", colour=colour))
         opened.append(Opened(f"{maps.name}/map.mrc", f"map of {part.title}", "maps", colour=colour))
     write_text(where / SCRIPT, script(opened, 1.0))

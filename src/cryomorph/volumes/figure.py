@@ -1,6 +1,6 @@
 """A figure of Fourier shell correlations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,12 @@ from cryomorph.volumes.shells import HALVES, MODEL
 
 
 def plot_correlations(
-    path: Path, frequency: NDArray[np.floating], curves: Mapping[str, NDArray[np.floating]], title: str
+    path: Path,
+    frequency: NDArray[np.floating],
+    curves: Mapping[str, NDArray[np.floating]],
+    others: Sequence[NDArray[np.floating]],
+    name_of_others: str,
+    title: str,
 ) -> None:
     """Draw correlations against resolution.
 
@@ -22,20 +27,23 @@ def plot_correlations(
     frequency
         Of each shell in 1/Å, shape (shells,).
     curves
-        By name, of the same shape; those whose name starts with "other" are drawn thin.
-    title
-        Of the figure.
+        By name, of the same shape.
+    others
+        Further ones, that are drawn thin with one name in common.
+    name_of_others, title
+        In the figure.
     """
     # The import takes a while, and no screen is needed.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
+    for place, values in enumerate(others):
+        panel.plot(frequency[1:], values[1:], lw=0.8, color="0.7", label=None if place else name_of_others)
     for name, values in curves.items():
-        other = name.startswith("other")
-        panel.plot(frequency[1:], values[1:], lw=0.8 if other else 1.6, color="0.7" if other else None, label=name)
+        panel.plot(frequency[1:], values[1:], lw=1.6, label=name)
     for threshold in (HALVES, MODEL):
         panel.axhline(threshold, color="0.8", lw=0.8, ls="--", zorder=0)
     panel.axhline(0, color="0.6", lw=0.8, zorder=0)
@@ -43,6 +51,6 @@ def plot_correlations(
     ticks = ticks[(ticks > 0) & (ticks < 1.001 * frequency.max())]
     panel.set_xticks(ticks, [f"{1 / tick:.3g}" for tick in ticks])
     panel.set(xlabel="resolution / Å", ylabel="Fourier shell correlation", ylim=(-0.15, 1.03), title=title)
-    panel.legend(fontsize="small", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
