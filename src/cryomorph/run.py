@@ -298,7 +298,11 @@ class RunFolder:
         if not self.posterior.is_file():
             raise InputError(f"{self.posterior}: not there; run the same train command again to write it")
         names = [field.name for field in fields(Uncertainty)]
-        arrays = read_arrays(self.posterior, *names)
+        again = f"{self.posterior}: damaged or of an earlier version; run the same train command again to write it anew"
+        try:
+            arrays = read_arrays(self.posterior, *names)
+        except InputError as error:
+            raise InputError(again) from error
         return Uncertainty(**{name: arrays[name].astype(np.float32) for name in names})
 
     def save_posterior(self, uncertainty: Uncertainty) -> None:
