@@ -9,7 +9,7 @@ import mrcfile
 import numpy as np
 
 from conftest import helix_model
-from cryomorph.geometry import matrix_to_cryosparc, matrix_to_relion
+from cryomorph.geometry import matrix_to_cryosparc, matrix_to_relion, relion_to_matrix
 from cryomorph.particles.star import read_star
 from cryomorph.simulate import SimulationSettings
 from cryomorph.workflows import simulate_images
@@ -179,7 +179,9 @@ def everything(particles: Particles) -> np.ndarray:
 
 
 def top_views(particles: Particles) -> Particles:
-    return particles.rows(np.flatnonzero(np.abs(particles.rotation[:, 2, 2]) > 0.8))
+    """Give views within 30° of z."""
+    angles = np.random.default_rng(6).uniform((0, 0, 0), (360, 30, 360), (len(particles.frame), 3))
+    return replace(particles, rotation=relion_to_matrix(*angles.T))
 
 
 HEALTHY: dict[str, Callable[[Particles], Particles]] = {

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryomorph.checks.finding import Evidence, Finding
+from cryomorph.checks.sample import spread
 from cryomorph.geometry import angle_between
 from cryomorph.particles.stack import ParticleStack
 
@@ -12,6 +13,9 @@ NAME = "orientations"
 DIRECTIONS = 1000
 BAND = 0.1
 """Sine of the half width of the great circle that a view is taken to cover."""
+LEAST_VIEWS = 100
+VIEWS = 100_000
+"""That are looked at, evenly spaced, if there are more."""
 VIEWS_AT_ONCE = 10_000
 SUSPECT, UNCOVERED = 0.5, 0.05
 SAME = np.deg2rad(0.5)
@@ -24,13 +28,15 @@ def finding(stack: ParticleStack) -> Finding:
     rotation = stack.table.rotation
     if rotation is None:
         return Finding(NAME, "not tested", "the particles have no poses")
-    some = rotation[np.linspace(0, len(rotation) - 1, min(len(rotation), DISTINCT)).astype(np.int64)]
+    some = spread(rotation, DISTINCT)
     if len(stack) > 1 and (angle_between(some, some[:1]) < SAME).all():
         return Finding(
             NAME, "wrong", "all particles have the same orientation", {"views": len(stack)},
             "give the file of a refinement, or let poses be found by --poses search",
         )  # fmt: skip
-    sampling = sampled(rotation[:, 2])
+    if len(stack) < LEAST_VIEWS:
+        return Finding(NAME, "not tested", f"fewer than {LEAST_VIEWS} views do not tell", {"views": len(stack)})
+    sampling = sampled(spread(rotation[:, 2], VIEWS))
     expected = sampling.mean()
     compensation = float(1 / np.mean(1 / np.maximum(sampling / expected, 1e-2)))
     uncovered = float((sampling < UNCOVERED * expected).mean())

@@ -1,6 +1,7 @@
 """The sample of images that hypotheses are compared on, kept as Fourier coefficients of low resolution."""
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import prefetch
 from cryomorph.particles.stack import ParticleStack
 from cryomorph.progress import Progress
+
+T = TypeVar("T", bound=np.generic)
 
 IMAGES = 500
 """At most; of a large molecule fewer, since each says more."""
@@ -65,8 +68,8 @@ class Sample:
         return sums.double() / (box**2 * self.noise)
 
 
-def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return at most so many of some rows, evenly spaced."""
+def spread(rows: NDArray[T], count: int) -> NDArray[T]:
+    """Return at most so many of some rows (m, ...), evenly spaced."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
 
 
