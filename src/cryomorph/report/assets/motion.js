@@ -91,7 +91,7 @@
 
   function stateButtons(host, states, choose) {
     states.forEach((state, i) => {
-      const number = make("b", {}, String(state.number));
+      const number = make("b", {}, make("span", { class: "unseen" }, "Show state "), String(state.number));
       const button = make(
         "button",
         { type: "button", "aria-pressed": "false", "data-state": state.number },
@@ -99,7 +99,6 @@
         `${(100 * state.share).toFixed(state.share < 0.1 ? 1 : 0)}%`,
         make("span", {}, state.population.toLocaleString("en"), make("i", {}, " particles")),
       );
-      button.setAttribute("aria-label", `Show state ${state.number}`);
       button.addEventListener("click", () => choose({ state: i }));
       cryo.keepDrawn(() => {
         number.style.background = cryo.series(state.number - 1);
