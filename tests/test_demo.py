@@ -50,6 +50,7 @@ def test_a_small_demo_goes_on_and_leaves_what_it_promises(adenylate_kinase, monk
     opened = [line.split()[1] for line in result.script.read_text().splitlines() if line.startswith("open ")]
     assert len(opened) == 2
     assert all((result.script.parent / name).is_file() for name in opened)
+    assert result.report.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html>")
     images = (tmp_path / "data" / "particles.mrcs").stat()
     again = demo(tmp_path)
     assert (tmp_path / "data" / "particles.mrcs").stat() == images

@@ -5,11 +5,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryomorph.analyzing import analyze
 from cryomorph.config import parse_config
 from cryomorph.errors import InputError
 from cryomorph.evaluation import Evaluation
 from cryomorph.files import write_text
 from cryomorph.progress import Progress
+from cryomorph.reporting import NAME as REPORT
 from cryomorph.results import evaluate, export_conformations
 from cryomorph.simulate import SimulationSettings
 from cryomorph.workflows import simulate_images, train
@@ -37,12 +39,15 @@ class DemoResult:
         ChimeraX script that opens movie and template.
     run
         The run folder.
+    report
+        One page about the run, to open in a browser.
     """
 
     evaluation: Evaluation
     movie: Path
     script: Path
     run: Path
+    report: Path
 
 
 def demo_data(name: str) -> Path:
@@ -60,7 +65,7 @@ def demo_data(name: str) -> Path:
 
 
 def demo(out: Path, *, progress: Progress | None = None) -> DemoResult:
-    """Simulate 2,040 images of adenylate kinase, train on them, evaluate and export.
+    """Simulate 2,040 images of adenylate kinase, train on them, evaluate, analyse and export.
 
     Parameters
     ----------
@@ -95,7 +100,8 @@ def demo(out: Path, *, progress: Progress | None = None) -> DemoResult:
     every = SIMULATION.images_per_conformation
     export_conformations(run.path, movie, every=every, overwrite=True, progress=progress)
     write_text(script, _chimerax(movie.name))
-    return DemoResult(evaluation, movie, script, run.path)
+    analyze(run.path, progress=progress)
+    return DemoResult(evaluation, movie, script, run.path, run.path / REPORT)
 
 
 def _chimerax(movie: str) -> str:
