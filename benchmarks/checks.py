@@ -252,6 +252,7 @@ BROKEN: dict[str, tuple[str, Callable[[Data], Data]]] = {
     "shifts of the other sign": ("shifts", lambda d: origins(d, np.negative)),
     "x and y of shifts swapped": ("shifts", lambda d: origins(d, lambda o: o[::-1])),
     "shifts in pixels": ("shifts", lambda d: origins(d, lambda o: o / d.pixel_size)),
+    "shifts forgotten": ("docking", lambda d: origins(d, np.zeros_like)),
 }
 
 
