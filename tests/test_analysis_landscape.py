@@ -66,3 +66,15 @@ def test_particles_that_do_not_move_make_a_map_too():
     found = landscape(("a", "b"), np.zeros(50), np.zeros(50), 20)
     assert np.nanmin(found.energy) == 0
     assert (np.diff(found.x) > 0).all()
+
+
+def test_a_narrow_curved_cloud_is_not_smeared_out():
+    """Particles on a half circle of radius 5: of a bin half-way to its centre nothing is known, on it all is."""
+    random = np.random.default_rng(2)
+    angle = random.uniform(0, np.pi, 4000)
+    radius = 5 + 0.1 * random.standard_normal(4000)
+    found = landscape(("pc1", "pc2"), radius * np.cos(angle), radius * np.sin(angle), 80)
+    away = np.hypot(middles(found.x)[:, None], middles(found.y)[None])
+    above = np.broadcast_to(middles(found.y)[None] > 0.5, away.shape)
+    assert np.isnan(found.energy[above & (away < 3.5)]).all()
+    assert np.isfinite(found.energy[above & (abs(away - 5) < 0.1)]).all()

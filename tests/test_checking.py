@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from check_cases import everything, simulated_tripod
 from command_line import refused
-from cryomorph.checking import check
+from cryomorph.checking import Report, check
 from cryomorph.checks.coverage import sampled
+from cryomorph.checks.finding import Finding
 from cryomorph.checks.hypothesis import Hypothesis, Scorer, shell_strengths, standard_errors
 from cryomorph.checks.sample import read_sample
 from cryomorph.config import ParticlesConfig, TemplateConfig, open_particles
@@ -141,3 +142,11 @@ def test_the_command_ends_with_1_and_says_how_to_mend(cryomorph, tripod, folder,
 def test_what_cannot_be_read_ends_with_2(cryomorph, folder, star, tmp_path):
     refused(cryomorph("check", tmp_path / "none.star", "--template", folder / "template.cif"), "no such file")
     refused(cryomorph("check", star, "--template", tmp_path / "none.cif"), r"none\.cif")
+
+
+def test_where_no_image_was_compared_the_verdict_is_not_good():
+    read = Finding("CTF columns", "good", "usual", {}, "")
+    nothing = Finding("docking", "not tested", "no poses", {}, "")
+    assert Report({}, (read, nothing)).verdict == "not tested"
+    assert Report({}, (read, replace(nothing, verdict="good"))).verdict == "good"
+    assert Report({}, (replace(read, verdict="suspect"), nothing)).verdict == "suspect"

@@ -39,6 +39,8 @@ LEAST_IMAGES = 8
 
 WITHOUT_POSES = (contrast, transfer)
 WITH_POSES = (contrast, transfer, hand, convention, order, shifts, scale, docking)
+COMPARED = frozenset(module.NAME for module in WITH_POSES)
+"""Names of the tests that compare images with the template."""
 REFINED = {scale.NAME: scale.sharpened, docking.NAME: docking.climbed}
 
 
@@ -58,9 +60,11 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of all findings, "not tested" aside."""
+        """The worst of all findings; "not tested" if no image was compared with the template."""
         order: tuple[Verdict, ...] = ("wrong", "suspect")
-        return next((verdict for verdict in order if any(f.verdict == verdict for f in self.findings)), "good")
+        compared = any(finding.verdict != "not tested" for finding in self.findings if finding.name in COMPARED)
+        otherwise: Verdict = "good" if compared else "not tested"
+        return next((verdict for verdict in order if any(f.verdict == verdict for f in self.findings)), otherwise)
 
     def __getitem__(self, name: str) -> Finding:
         """Return the finding of a test."""

@@ -13,7 +13,7 @@ from cryomorph.errors import InputError
 from cryomorph.export import select_rows
 from cryomorph.fitted import FittedRun
 
-MEASURES = ("deviation", "information", "explained", "junk")
+MEASURES = ("deviation", "information", "explained", "junk", "elsewhere")
 """Of `cryomorph.uncertainty.Uncertainty`, written beside exported particles."""
 
 Columns = Mapping[str, NDArray[Any]]
