@@ -111,7 +111,7 @@ class Multislice:
         """Return the expected image (D, D) of an exit wave's transform, in electrons for each that came in."""
         along = torch.fft.fftfreq(self.size, self.sampling, device=self.device)
         x, y = along[None, None], along[None, :, None]
-        # The aberration is that of the specimen's middle. The wave is known where it leaves the specimen, and slices act
+        # The aberration is that of the specimen's middle. The wave is known where it leaves that, and slices act
         # where they begin, half their thickness before what is in them.
         distance = 0.5 * (self.layers + 1) * self.physics.slice
         back = pi * self.wavelength * distance * (x.square() + y.square())
