@@ -23,8 +23,8 @@ from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.selection import Selection
 
-IMAGES_AT_ONCE = 32
-"""Whose changes along all directions are in memory together."""
+IMAGES_AT_ONCE, PIXELS_AT_ONCE = 128, 2**21
+"""Whose changes along all directions are in memory together, at most."""
 STEPS = 6
 ENOUGH = 0.005
 """Nats that a step must promise to be worth taking: latents are then within a tenth of their uncertainty."""
@@ -172,7 +172,8 @@ def posteriors(
     """
     progress = progress or Silent()
     device = reconstruction.likelihood.gain.device
-    parts = np.array_split(rows, -(-len(rows) // IMAGES_AT_ONCE)) if len(rows) else []
+    at_once = max(1, min(IMAGES_AT_ONCE, PIXELS_AT_ONCE // stack.box**2))
+    parts = np.array_split(rows, -(-len(rows) // at_once)) if len(rows) else []
     progress.start(title, len(rows))
     try:
         for part, batch in zip(parts, prefetch(stack, parts), strict=True):

@@ -22,7 +22,7 @@ from cryomorph.widening import widening
 SAMPLE = 64
 """Particles that tell along which directions of latent space images say anything."""
 SAMPLE_AT_ONCE = 8
-SHAPED = 48
+SHAPED, SHAPED_AT_ONCE = 48, 24
 """Particles that tell how much wider posteriors are than normal distributions of their curvature."""
 LEAST_INFORMATION = 0.5
 """About a direction that is looked at in every image, relative to the prior's. Of the others, which are hardly narrower
@@ -206,7 +206,7 @@ def shape_factor(
     device = reconstruction.likelihood.gain.device
     rows = np.linspace(0, len(stack) - 1, min(SHAPED, len(stack))).astype(np.int64)
     factors = []
-    for part in np.array_split(rows, -(-len(rows) // SAMPLE_AT_ONCE)):
+    for part in np.array_split(rows, -(-len(rows) // SHAPED_AT_ONCE)):
         batch = stack.batch(part).to(device)
         assert batch.image is not None
         observed = image_coefficients(batch.image)
