@@ -7,6 +7,7 @@ import pytest
 import roma
 import torch
 
+from cryomorph import posterior
 from cryomorph.fourier import image_coefficients
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.particles.stack import ParticleStack
@@ -275,7 +276,8 @@ def test_evidence_counts_what_the_prior_allows(truth):
     np.testing.assert_allclose(found.evidence[0], expected, atol=0.15)
 
 
-def test_a_stack_is_read_batch_by_batch(simulated):
+def test_a_stack_is_read_batch_by_batch(simulated, monkeypatch):
+    monkeypatch.setattr(posterior, "IMAGES_AT_ONCE", 32)
     stack = ParticleStack.open(simulated / "particles.star")
     reconstruction = make(gain=1e-4)
     rows = np.arange(len(stack))[::-1].copy()

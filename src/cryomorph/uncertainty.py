@@ -21,7 +21,8 @@ from cryomorph.widening import widening
 
 SAMPLE = 64
 """Particles that tell along which directions of latent space images say anything."""
-SAMPLE_AT_ONCE = 8
+CHANGES_AT_ONCE = 256
+"""Images times directions that are in memory together."""
 SHAPED, SHAPED_AT_ONCE = 48, 24
 """Particles that tell how much wider posteriors are than normal distributions of their curvature."""
 LEAST_INFORMATION = 0.5
@@ -244,7 +245,8 @@ def informed_directions(
     device = reconstruction.likelihood.gain.device
     rows = np.linspace(0, len(stack) - 1, min(SAMPLE, len(stack))).astype(np.int64)
     curvatures, moves, shells = [], [], []
-    for part in np.array_split(rows, -(-len(rows) // SAMPLE_AT_ONCE)):
+    at_once = max(1, CHANGES_AT_ONCE // reconstruction.conformations.latent_dim)
+    for part in np.array_split(rows, -(-len(rows) // at_once)):
         batch = stack.batch(part).to(device)
         assert batch.image is not None
         observed = image_coefficients(batch.image)
