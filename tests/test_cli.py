@@ -455,6 +455,14 @@ def test_another_kind_drops_the_settings_of_the_former(resolved, finished):
     assert kept == read_config(finished / "config.yaml")
 
 
+def test_static_density_and_occupancy_are_looked_for_if_asked(resolved):
+    given = ("particles.star", "--template", "template.cif")
+    plain = resolved(*given).scattering
+    assert (plain.surroundings, plain.occupancy) == (False, False)
+    asked = resolved(*given, "--surroundings", "--occupancy").scattering
+    assert (asked.surroundings, asked.occupancy) == (True, True)
+
+
 def test_paths_are_made_absolute(resolved, simulated, monkeypatch):
     monkeypatch.chdir(simulated)
     config = resolved("particles.star", "--template", "template.cif")

@@ -39,6 +39,16 @@ def train(
         str | None, option("Where the map's origin is: auto, centre or corner of the box [default: auto].")
     ] = None,
     beads: Annotated[str | None, option("Scatterers: ca, residue or atom [default: residue].")] = None,
+    surroundings: Annotated[
+        bool | None,
+        option(
+            "Look for density about the molecule that does not move with it, such as a detergent belt [default: no]."
+        ),
+    ] = None,
+    occupancy: Annotated[
+        bool | None,
+        option("Look for how much each residue scatters; both are kept if free coefficients gain [default: no]."),
+    ] = None,
     decoder: Annotated[str | None, option(f"Conformation model: {kinds(conformation_models)} [default: gnn].")] = None,
     latent_dim: Annotated[
         int | None, option("Number of latent coordinates of gnn and mlp [default: 8].", min=1)
@@ -121,6 +131,8 @@ def train(
         "template.chains": chains.split(",") if chains else None,
         "template.frame": template_frame,
         "beads": beads,
+        "scattering.surroundings": surroundings,
+        "scattering.occupancy": occupancy,
         "latent_prior": latent_prior,
         "search.shift_range": shift_range,
         "search.models": [str(path) for path in library] if library else None,
