@@ -8,10 +8,12 @@ import torch
 
 from cryomorph.calibration import calibrate
 from cryomorph.config import component
+from cryomorph.gridding.projections import bead_coefficients
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSettings
 from cryomorph.scan.fast import RingScan
 from cryomorph.scan.grid import ProductGrid
+from cryomorph.simulate import draw_particles, map_frame, multislice
 from cryomorph.structure.beads import Beads
 from dense_likelihood import coarse_batch
 from particle_arrays import ArrayStack
@@ -21,6 +23,7 @@ from test_calibration import make_batch as make_particles
 from test_calibration import make_beads as make_scatterers
 from test_likelihood import make_batch, make_beads
 from test_matched_filter import assert_agree, rigid, single, template_of, terms_and_gradients
+from test_simulate import make_ensemble, make_settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 GPU = torch.device("cuda")
@@ -140,3 +143,24 @@ def test_latents_read_from_images_agree_with_the_cpu(kind):
     torch.testing.assert_close(cost_found.cpu(), cost, rtol=1e-2, atol=1e-4)
     found_gradient = latents.network.blocks[0].first.weight.grad.cpu()
     torch.testing.assert_close(found_gradient, gradient, rtol=0, atol=0.05 * float(gradient.abs().max()))
+
+
+def test_coefficients_by_way_of_a_grid_agree_with_the_cpu():
+    generator = torch.Generator().manual_seed(0)
+    points, amplitude = 20 * torch.randn(4, 50, 2, generator=generator), 5 + torch.rand(50, generator=generator)
+    given = points, amplitude, torch.full((50,), 1.7), torch.tensor([2.0, 1.5, 2.0, 1.5])
+    expected = bead_coefficients(*given, 48)
+    found = bead_coefficients(*(value.to(GPU) for value in given), 48)
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_multislice_images_agree_with_the_cpu():
+    settings = make_settings(box=32, pixel_size=2.0, defocus=9000.0, phase_shift=0.0, images_per_conformation=2)
+    ensemble = map_frame(make_ensemble(1))
+    particles_drawn = draw_particles(1, settings)
+    expected, found = (
+        np.concatenate(list(multislice.contrasts(ensemble, particles_drawn, settings, device=device)))
+        for device in (torch.device("cpu"), GPU)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
