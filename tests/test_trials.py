@@ -42,6 +42,8 @@ def motions(weaker, stronger, base=20.0, spread=0.5, images=400, common_to_all=(
         (0.08, -1.0, 1),  # less than half a hundredth of the motion
         (0.6, -1.0, 1 / 3),
         (0.0, 0.3, 3),
+        (0.0, -0.14, 3),  # less than a hundredth of the motion
+        (0.0, -0.3, 1),
         (-0.2, -0.05, 3),  # within the tolerance: the data do not ask for so weak a prior
     ],
 )

@@ -43,7 +43,12 @@ class TrialSettings(Settings):
     images: int = Field(
         512, ge=2, description="images at most whose free coefficients decide; all of them are trained on"
     )
-    tolerance: float = Field(0.005, ge=0, description="share of the nats, of all and of motion, that do not count")
+    tolerance: float = Field(
+        0.005, ge=0, description="share of the nats, of all and of motion, that a weaker prior has to gain"
+    )
+    price: float = Field(
+        0.01, ge=0, description="share of the nats, of all and of motion, that a stronger one may cost"
+    )
 
     def epochs(self, total: int) -> set[int]:
         """Return the epochs after which strengths are tried in any case, of so many in all."""
@@ -179,21 +184,19 @@ def choose(
     settings
         What decides. A weaker prior is taken if images are explained better, or their motion is, by more than the
         tolerance and twice the standard error. A stronger one is taken unless either is explained worse by more than
-        the tolerance and the standard error.
+        its price and the standard error.
     """
     tried = (strength, *(strength * factor for factor in factors))
     found = [go_on_with(each) for each in tried]
     free, motion = (_compare([getattr(one, name) for one in found]) for name in ("free", "motion"))
     chosen = tried[0]
     for number, other in enumerate(tried[1:], start=1):
-        gains = [
-            (change[number], error[number], settings.tolerance * max(mean[0], 0.0))
-            for mean, change, error in (free, motion)
-        ]
-        if other < strength and any(gained > max(tolerance, 2 * error) for gained, error, tolerance in gains):
+        gains = [(change[number], error[number], max(mean[0], 0.0)) for mean, change, error in (free, motion)]
+        least, most = settings.tolerance, settings.price
+        if other < strength and any(gained > max(least * nats, 2 * error) for gained, error, nats in gains):
             chosen = other
             break
-        if other > strength and all(gained > -max(tolerance, error) for gained, error, tolerance in gains):
+        if other > strength and all(gained > -max(most * nats, error) for gained, error, nats in gains):
             chosen = other
     choice = Choice(tried, *free, *motion, chosen)
     logger.info("%s", choice)
