@@ -62,11 +62,14 @@ def test_a_moved_conformation_moves_with_its_frame(kinase, atoms):
 def test_bonds_and_angles_stay_sane_where_representative_atoms_move(kinase, atoms, move):
     x = move(kinase)
     placed = atoms(x[None])
-    np.testing.assert_array_equal(placed[0][kinase.representative_atoms], x)
+    off = np.linalg.norm(placed[0][kinase.representative_atoms] - x, axis=1)
+    assert off.max() < 0.4
+    assert np.sqrt(np.square(off).mean()) < 0.2
     mended, carried = atoms.sanity(placed), atoms.sanity(atoms.carried(x)[None])
     assert mended.bond_rms < 0.002 < 0.0025 < carried.bond_rms
     assert mended.bond_worst < 0.05 < 0.1 < carried.bond_worst
-    assert mended.angle_rms < 3
+    assert mended.angle_rms < 1
+    assert mended.angle_worst < 15
     assert mended.clashes < 2
 
 
@@ -78,7 +81,7 @@ def test_a_body_that_moves_keeps_its_shape(kinase, atoms):
     inner = np.isin(kinase.atom_residue, np.arange(40, 200)) & np.isin(kinase.atom_names, ["N", "CA", "C", "O", "CB"])
     expected = (kinase.atom_coordinates - start) @ turn.T + start
     # But for side chains that the molecule ran into.
-    assert np.quantile(np.abs(placed - expected)[inner], 0.95) < 0.02
+    assert np.quantile(np.abs(placed - expected)[inner], 0.95) < 0.04
 
 
 def test_bonds_are_those_of_the_chemistry(kinase):

@@ -15,7 +15,6 @@ def mend(
     distance: Array,
     stiffness: Array,
     at_least: NDArray[np.bool_],
-    held: NDArray[np.bool_],
     sweeps: int,
     close: float,
 ) -> None:
@@ -33,8 +32,6 @@ def mend(
         Share of a pair's deviation that a step takes away, shape (p,).
     at_least
         Which pairs may be further apart, shape (p,).
-    held
-        Which of the m atoms stay.
     sweeps
         At most.
     close
@@ -45,21 +42,18 @@ def mend(
         for step in range(len(pairs)):
             p = step if sweep % 2 == 0 else len(pairs) - 1 - step
             i, j = pairs[p, 0], pairs[p, 1]
-            movable = (not held[i]) + (not held[j])
             dx, dy, dz = x[i, 0] - x[j, 0], x[i, 1] - x[j, 1], x[i, 2] - x[j, 2]
             length = np.sqrt(dx * dx + dy * dy + dz * dz)
             off = length - distance[p]
-            if movable == 0 or abs(off) < close or length < 1e-6 or (off > 0 and at_least[p]):
+            if abs(off) < close or length < 1e-6 or (off > 0 and at_least[p]):
                 continue
             worst = max(worst, abs(off))
-            move = stiffness[p] * off / (length * movable)
-            if not held[i]:
-                x[i, 0] -= move * dx
-                x[i, 1] -= move * dy
-                x[i, 2] -= move * dz
-            if not held[j]:
-                x[j, 0] += move * dx
-                x[j, 1] += move * dy
-                x[j, 2] += move * dz
+            move = 0.5 * stiffness[p] * off / length
+            x[i, 0] -= move * dx
+            x[i, 1] -= move * dy
+            x[i, 2] -= move * dz
+            x[j, 0] += move * dx
+            x[j, 1] += move * dy
+            x[j, 2] += move * dz
         if worst < close:
             break

@@ -2,7 +2,8 @@
 
 Atoms are carried by the local frames of their residues, as beads are. Where frames turn against each other this
 stretches the bonds between residues, so bonds and angles are then brought back to the template's lengths, atom by atom,
-while the representative atoms keep their places and heavy atoms keep apart.
+while heavy atoms keep apart. Representative atoms give way a little: a trace that is off by some tenths of an Å would
+bend the angles by tens of degrees.
 """
 
 from functools import cached_property
@@ -18,8 +19,11 @@ from cryomorph.structure.model import Template
 
 Array = NDArray[np.float64]
 
-SWEEPS, LAST_SWEEPS = 100, 20
-"""Over all pairs, and at the end over bonds alone, which count most; at most."""
+ROUNDS, SWEEPS, LAST_SWEEPS = 20, 5, 20
+"""After each round of sweeps over all pairs representative atoms are brought near again; the last sweeps are over bonds
+alone, which count most."""
+GIVE = 0.2
+"""Å by which representative atoms may be off after a round."""
 CLOSE = 1e-3
 """Å by which a pair may be off before it is mended."""
 ANGLES, CONTACTS = 0.5, 0.3
@@ -64,8 +68,8 @@ class AllAtoms:
         Returns
         -------
         array (k, m, 3)
-            In Å. Representative atoms are where they were; bonds and angles are the template's as far as that allows.
-            Equivariant under rigid motions wherever residues have frames.
+            In Å. Bonds and angles are the template's as far as representative atoms, which give way by 0.2 Å or little
+            more, allow. Equivariant under rigid motions wherever residues have frames.
         """
         return np.stack([self._mended(self.carried(x)) for x in np.asarray(coordinates, dtype=np.float64)])
 
@@ -98,9 +102,15 @@ class AllAtoms:
         distance[: len(near)] = np.minimum(distance[: len(near)], APART)
         order = np.lexsort((share, self.template.atom_residue[pairs[:, 0]]))
         at_least = order < len(near)
-        mend(atoms, pairs[order], distance[order], share[order], at_least, self._held, SWEEPS, CLOSE)
+        representative = self.template.representative_atoms
+        trace = atoms[representative]
+        for _ in range(ROUNDS):
+            mend(atoms, pairs[order], distance[order], share[order], at_least, SWEEPS, CLOSE)
+            off = atoms[representative] - trace
+            length = np.linalg.norm(off, axis=1, keepdims=True)
+            atoms[representative] = trace + off * np.minimum(1, GIVE / np.maximum(length, GIVE))
         exactly = np.zeros(len(bonds), dtype=np.bool_)
-        mend(atoms, bonds, self._at_rest(bonds), np.ones(len(bonds)), exactly, self._held, LAST_SWEEPS, CLOSE)
+        mend(atoms, bonds, self._at_rest(bonds), np.ones(len(bonds)), exactly, LAST_SWEEPS, CLOSE)
         return atoms
 
     def _contacts(self, atoms: Array) -> NDArray[np.int64]:
@@ -119,9 +129,3 @@ class AllAtoms:
     @cached_property
     def _heavy(self) -> NDArray[np.int64]:
         return np.flatnonzero(~np.isin(self.template.elements, HYDROGENS))
-
-    @cached_property
-    def _held(self) -> NDArray[np.bool_]:
-        held = np.zeros(len(self.template.atom_names), dtype=np.bool_)
-        held[self.template.representative_atoms] = True
-        return held
