@@ -140,7 +140,8 @@ class Analysis:
     columns : mapping of name to array (m,)
         What there is of each particle: `pc1` … (Å, root mean square over residues, along `components`), `z1` … (latent
         coordinates), `latent_pc1` … or, where latents have blocks, `rotation_A_pc1` …, `state`, `umap1`, `umap2`,
-        distances and angles that were asked for, and of the posterior `deviation`, `information`, `explained`, `junk`.
+        distances and angles that were asked for, and of the posterior `deviation`, `information`, `explained`, `junk`,
+        `elsewhere`.
     components : Components
     states : tuple of State
     motions : tuple of Motion
