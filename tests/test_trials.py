@@ -39,8 +39,8 @@ def motions(weaker, stronger, base=20.0, spread=0.5, images=400, common_to_all=(
     ("weaker", "stronger", "chosen"),
     [
         (0.0, -1.0, 1),  # a stronger prior costs motion, a weaker one finds no more
-        (0.08, -1.0, 1),  # less than half a hundredth of the motion
-        (0.6, -1.0, 1 / 3),
+        (0.35, -1.0, 1),  # less than a twentieth of the motion, and half a hundredth of all
+        (1.4, -1.0, 1 / 3),
         (0.0, 0.3, 3),
         (0.0, -0.14, 3),  # less than a hundredth of the motion
         (0.0, -0.3, 1),

@@ -43,9 +43,8 @@ class TrialSettings(Settings):
     images: int = Field(
         512, ge=2, description="images at most whose free coefficients decide; all of them are trained on"
     )
-    tolerance: float = Field(
-        0.005, ge=0, description="share of the nats, of all and of motion, that a weaker prior has to gain"
-    )
+    tolerance: float = Field(0.005, ge=0, description="share of all nats that a weaker prior has to gain")
+    of_motion: float = Field(0.05, ge=0, description="or share of the nats of motion, which are few at first")
     price: float = Field(
         0.01, ge=0, description="share of the nats, of all and of motion, that a stronger one may cost"
     )
@@ -183,20 +182,22 @@ def choose(
         Returns what free coefficients say when training goes on with a strength.
     settings
         What decides. A weaker prior is taken if images are explained better, or their motion is, by more than the
-        tolerance and twice the standard error. A stronger one is taken unless either is explained worse by more than
-        its price and the standard error.
+        share that counts and twice the standard error. A stronger one is taken unless either is explained worse by more
+        than its price and the standard error.
     """
     tried = (strength, *(strength * factor for factor in factors))
     found = [go_on_with(each) for each in tried]
     free, motion = (_compare([getattr(one, name) for one in found]) for name in ("free", "motion"))
     chosen = tried[0]
     for number, other in enumerate(tried[1:], start=1):
-        gains = [(change[number], error[number], max(mean[0], 0.0)) for mean, change, error in (free, motion)]
-        least, most = settings.tolerance, settings.price
-        if other < strength and any(gained > max(least * nats, 2 * error) for gained, error, nats in gains):
+        gains = [
+            (change[number], error[number], max(mean[0], 0.0), least)
+            for (mean, change, error), least in ((free, settings.tolerance), (motion, settings.of_motion))
+        ]
+        if other < strength and any(gained > max(least * nats, 2 * error) for gained, error, nats, least in gains):
             chosen = other
             break
-        if other > strength and all(gained > -max(most * nats, error) for gained, error, nats in gains):
+        if other > strength and all(gained > -max(settings.price * nats, error) for gained, error, nats, _ in gains):
             chosen = other
     choice = Choice(tried, *free, *motion, chosen)
     logger.info("%s", choice)
