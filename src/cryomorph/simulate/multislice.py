@@ -99,12 +99,12 @@ class Multislice:
 
     def exit_wave(self, potential: Tensor) -> Tensor:
         """Return the Fourier transform (N, N) of the wave that leaves the last of the slices (layers, N, N)."""
-        step, spectrum = self.over(self.physics.slice), torch.empty(0)
-        wave = torch.ones(self.size, self.size, dtype=torch.complex64, device=self.device)
+        step = self.over(self.physics.slice)
+        spectrum = torch.zeros(self.size, self.size, dtype=torch.complex64, device=self.device)
+        spectrum[0, 0] = self.size**2  # a plane wave
         for layer in potential:
             passed = transmitted(layer, self.strength, self.settings.amplitude_contrast)
-            spectrum = torch.fft.fft2(wave * passed) * step
-            wave = torch.fft.ifft2(spectrum)
+            spectrum = torch.fft.fft2(torch.fft.ifft2(spectrum) * passed) * step
         return spectrum
 
     def image(self, exit_wave: Tensor, optics: CTFParameters) -> Tensor:
