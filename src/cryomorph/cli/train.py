@@ -47,7 +47,7 @@ def train(
     ] = None,
     occupancy: Annotated[
         bool | None,
-        option("Look for how much each residue scatters; both are kept if free coefficients gain [default: no]."),
+        option("Look for how much each residue scatters; both are kept if free coefficients gain."),
     ] = None,
     decoder: Annotated[str | None, option(f"Conformation model: {kinds(conformation_models)} [default: gnn].")] = None,
     latent_dim: Annotated[
