@@ -41,9 +41,7 @@ def train(
     beads: Annotated[str | None, option("Scatterers: ca, residue or atom [default: residue].")] = None,
     surroundings: Annotated[
         bool | None,
-        option(
-            "Look for density about the molecule that does not move with it, such as a detergent belt [default: no]."
-        ),
+        option("Look for density about the molecule that does not move with it, such as a detergent belt."),
     ] = None,
     occupancy: Annotated[
         bool | None,
