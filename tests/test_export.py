@@ -1,30 +1,37 @@
+from types import SimpleNamespace
+
 import gemmi
 import numpy as np
 import pytest
 
+from cryomorph.choosing import Choice
 from cryomorph.errors import InputError
 from cryomorph.export import select_rows, write_conformations
 
 
 def test_rows_asked_for_keep_their_order():
-    assert select_rows(10, np.array([7, 0, 7]), 1).tolist() == [7, 0, 7]
+    assert select_rows(10, np.array([7, 0, 7])).tolist() == [7, 0, 7]
 
 
-def test_every_so_many_rows():
-    assert select_rows(10, None, 4).tolist() == [0, 4, 8]
-    assert select_rows(3, None, 1).tolist() == [0, 1, 2]
-    assert select_rows(3, None, 50).tolist() == [0]
+def test_all_rows_if_none_are_asked_for():
+    assert select_rows(3, None).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("count", "every", "rows"), [(10, 4, [0, 4, 8]), (3, 1, [0, 1, 2]), (3, 50, [0])])
+def test_every_so_many_rows(count, every, rows):
+    run = SimpleNamespace(source_index=np.arange(count))
+    assert Choice(every=every).rows(run, {}).tolist() == rows
 
 
 @pytest.mark.parametrize("row", [-1, 10, 10**9])
 def test_a_row_that_does_not_exist_is_named(row):
     with pytest.raises(InputError, match=f"row {row} does not exist; the run has 10 particles, from 0"):
-        select_rows(10, np.array([3, row]), 1)
+        select_rows(10, np.array([3, row]))
 
 
 def test_no_rows_at_all_are_refused():
     with pytest.raises(InputError, match="--indices"):
-        select_rows(10, np.array([], dtype=np.int64), 1)
+        select_rows(10, np.array([], dtype=np.int64))
 
 
 def test_models_come_in_the_order_they_are_decoded(tmp_path, helix):

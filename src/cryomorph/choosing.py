@@ -58,7 +58,7 @@ class Choice:
         InputError
             If a row, state or column does not exist, or nothing is left.
         """
-        rows = select_rows(len(fitted.source_index), self.indices, 1)
+        rows = select_rows(len(fitted.source_index), self.indices)
         if self.states:
             rows = rows[np.isin(_states(fitted, columns, self.states)[rows], self.states)]
         if self.where is not None:

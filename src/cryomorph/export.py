@@ -19,8 +19,8 @@ TABLES = (".csv", ".npz")
 ROWS_AT_ONCE = 8192
 
 
-def select_rows(particles: int, indices: NDArray[np.int64] | None, every: int) -> NDArray[np.int64]:
-    """Rows to export: those asked for, or every so-many-th.
+def select_rows(particles: int, indices: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Rows that are meant: those asked for, or all.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def select_rows(particles: int, indices: NDArray[np.int64] | None, every: int) -
         If a row does not exist.
     """
     if indices is None:
-        return np.arange(0, particles, every, dtype=np.int64)
+        return np.arange(particles, dtype=np.int64)
     if len(indices) == 0:
         raise InputError("--indices: no rows in it; give at least one, from 0")
     outside = indices[(indices < 0) | (indices >= particles)]

@@ -19,6 +19,7 @@ from cryomorph.analysis.store import load_analysis
 from cryomorph.chimerax import Opened, script
 from cryomorph.config import open_particles
 from cryomorph.errors import InputError
+from cryomorph.export import select_rows
 from cryomorph.files import write_text
 from cryomorph.fitted import FittedRun
 from cryomorph.outputs import MAPS, ModelWriter, state_colour, write_script
@@ -136,7 +137,7 @@ def _parts(
     fitted: FittedRun, analysis: Analysis | None, states: Sequence[int] | None, indices: Rows | None
 ) -> list[Part]:
     if indices is not None:
-        rows = _chosen(indices, len(fitted.source_index))
+        rows = np.unique(select_rows(len(fitted.source_index), indices))
         return [_checked(Part(1, SELECTION, f"{len(rows):,} particles", rows))]
     assert analysis is not None
     known = {state.number: state for state in analysis.states}
@@ -147,13 +148,6 @@ def _parts(
     label = analysis.columns["state"]
     found = ((number, np.flatnonzero(label == number)) for number in wanted)
     return [_checked(Part(n, f"state_{n}", f"state {n}: {len(rows):,} particles", rows)) for n, rows in found]
-
-
-def _chosen(indices: Rows, particles: int) -> Rows:
-    outside = indices[(indices < 0) | (indices >= particles)]
-    if len(outside):
-        raise InputError(f"--indices: row {outside[0]} does not exist; the run has {particles} particles, from 0")
-    return np.unique(indices)
 
 
 def _checked(part: Part) -> Part:

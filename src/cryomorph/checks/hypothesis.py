@@ -18,8 +18,8 @@ from torch import Tensor
 from cryomorph.checks.sample import AT_ONCE, Sample
 from cryomorph.fourier import band
 from cryomorph.geometry import project, random_rotations
+from cryomorph.gridding.projections import bead_coefficients
 from cryomorph.likelihood.base import contrast_transfer
-from cryomorph.likelihood.direct import projection_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.structure.beads import Beads
 
@@ -204,7 +204,7 @@ class Scorer:
             part = slice(start, start + AT_ONCE)
             points = project(positions, rotation[part], torch.zeros_like(file.shift[part]))
             pixel = file.pixel_size[part]
-            parts.append(projection_coefficients(points, self.beads.amplitude, width, pixel, box))
+            parts.append(bead_coefficients(points, self.beads.amplitude, width, pixel, box))
         return torch.cat(parts)
 
     def _rendered_round(self, positions: Tensor, width: Tensor, file: ParticleBatch) -> Tensor:

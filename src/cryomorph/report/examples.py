@@ -11,8 +11,8 @@ from cryomorph.analysis.result import State
 from cryomorph.fitted import FittedRun
 from cryomorph.fourier import band
 from cryomorph.geometry import project
+from cryomorph.gridding.projections import bead_coefficients
 from cryomorph.likelihood.base import contrast_transfer
-from cryomorph.likelihood.direct import projection_coefficients
 from cryomorph.particles.found import FoundPoses
 from cryomorph.particles.preprocess import fourier_crop
 from cryomorph.particles.stack import ParticleStack
@@ -109,7 +109,7 @@ def _models(
     beads = fitted.reconstruction.beads(torch.from_numpy(decoded).float())
     rotation, shift = (torch.from_numpy(part).float() for part in (chosen.rotation, chosen.shift))
     points = project(beads.positions, rotation, shift)
-    model = projection_coefficients(points, beads.amplitude, beads.width, pixel_size, box) * transfer
+    model = bead_coefficients(points, beads.amplitude, beads.width, pixel_size, box) * transfer
     return image_of(model.numpy(), box)
 
 
