@@ -15,15 +15,17 @@ from cryomorph.geometry import angle_between
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.poses.esl import ESLPoses, ESLSettings
 from cryomorph.run import RunFolder
-from cryomorph.scan.grid import super_fibonacci
+from cryomorph.scan.grid import ProductGrid
 from cryomorph.workflows import train
 from dense_lifting import solved
 from dense_likelihood import coarse_batch, coarse_beads, dense_images, dense_misfit
 from small_runs import run_settings
 
-IMAGES, ROTATIONS = 3, 200
+IMAGES, WANTED = 3, 200
 GAIN = np.array([0.6, 1.4])
-GRID = super_fibonacci(ROTATIONS)
+PRODUCT = ProductGrid.of_at_least(WANTED)
+ROTATIONS = len(PRODUCT)
+GRID = PRODUCT.rotations(*np.divmod(np.arange(ROTATIONS), PRODUCT.in_plane))
 TRUE = [17, 90, 151]
 """Rotations of the grid that the images show."""
 
@@ -56,7 +58,7 @@ def likelihood():
 
 
 def source(particles=IMAGES, **settings):
-    return ESLPoses(ESLSettings(rotations=ROTATIONS, **settings), particles)
+    return ESLPoses(ESLSettings(rotations=WANTED, **settings), particles)
 
 
 def on_grid(measure):

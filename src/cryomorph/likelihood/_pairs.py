@@ -6,7 +6,7 @@ anything about the contrast transfer.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -75,6 +75,44 @@ class PairTerm(ABC):
                 field.flatten(1), self.rows, at[part], amplitude, self.footprints, step_index[part]
             )
         return power, 2 * gradient / step[:, None, None]
+
+    def turned(self, points: Tensor, amplitude: Tensor, batch: ParticleBatch, angles: Tensor) -> Tensor:
+        """Return `‖h * v‖²` of projections in one image at several in-plane angles, without gradient.
+
+        Turning beads is turning the contrast transfer the other way. What a selection leaves out is not turned.
+
+        Parameters
+        ----------
+        points
+            Projected beads (x, y) in Å, shape (n, B, 2).
+        amplitude
+            Of the beads, shape (B,).
+        batch
+            The image's optics, b = 1.
+        angles
+            Radians, shape (a,).
+
+        Returns
+        -------
+        Tensor (n, a)
+        """
+        size = self.rows.size
+        many = batch[torch.zeros(len(angles), dtype=torch.int64, device=points.device)]
+        optics = replace(many.ctf, astigmatism_angle=many.ctf.astigmatism_angle - angles.to(many.ctf.astigmatism_angle))
+        share = torch.ones(len(angles), size, size // 2 + 1, dtype=torch.complex64, device=points.device)
+        self._weigh(share, self._weighing(replace(many, ctf=optics)))
+        share[..., 1 : (size + 1) // 2] *= 2  # these columns stand for two
+        weight = share.real.flatten(1).repeat_interleave(2, dim=1).T.contiguous()  # of real and imaginary parts
+        step_index, step = self._steps(batch)
+        at = points / step[0] + size // 2
+        at_once = max(SAMPLES_AT_ONCE // size**2, 1) if points.device.type == "cpu" else len(points)
+        power = points.new_empty(len(points), len(angles))
+        for start in range(0, len(points), at_once):
+            part = slice(start, start + at_once)
+            own = step_index[:1].expand(len(at[part])).contiguous()
+            spread = self.sums.spread(at[part], amplitude, self.footprints, own, size)
+            power[part] = torch.view_as_real(torch.fft.rfft2(spread)).square_().flatten(1) @ weight
+        return power
 
     @abstractmethod
     def _steps(self, batch: ParticleBatch) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from cryomorph.gridding.rows import Rows
 from cryomorph.gridding.transfer import Engine, transfer
 from cryomorph.likelihood._cut import CutPairs, cut_pairs
 from cryomorph.likelihood._filtering import filtered_windows
-from cryomorph.likelihood._pairs import BoxPairs, pixel_size_index
+from cryomorph.likelihood._pairs import BoxPairs, PairTerm, pixel_size_index
 from cryomorph.likelihood._store import WindowStore
 from cryomorph.likelihood.base import Likelihood, LikelihoodSettings
 from cryomorph.particles.batch import ParticleBatch
@@ -157,6 +157,15 @@ class MatchedFilter(Likelihood):
             power = self._power(windows, at, beads.amplitude, batch)
         return _Attached.apply(points, *cross), _Attached.apply(points, *power)  # type: ignore[no-untyped-call]
 
+    @torch.no_grad()
+    def turned_power(self, points: Tensor, amplitude: Tensor, batch: ParticleBatch, angles: Tensor) -> Tensor:
+        """Return `‖h * v‖²` of projections (n, B, 2), in Å, in one image at in-plane angles (a,), in radians; (n, a).
+
+        Windows must be prepared. What a selection leaves out does not turn: with one, values at angles are approximate.
+        """
+        pairs, points = self._pair_term(self.windows, points.float().contiguous())
+        return pairs.turned(points, amplitude, batch, angles)
+
     def remarks(self) -> list[str]:
         """Say how many beads were outside the windows."""
         beads, outside = self._placed.tolist()
@@ -200,12 +209,17 @@ class MatchedFilter(Likelihood):
         self, windows: Windows, points: Tensor, amplitude: Tensor, batch: ParticleBatch
     ) -> tuple[Tensor, Tensor]:
         """Return `‖h * v‖²` (b,) and its gradient by the points (b, B, 2) in Å."""
+        pairs, points = self._pair_term(windows, points)
+        return pairs(points, amplitude, batch)
+
+    def _pair_term(self, windows: Windows, points: Tensor) -> tuple[PairTerm, Tensor]:
+        """Return the smallest grid that has room for projected beads, and the beads where it wants them."""
         if windows is not self._prepared or self._box_pairs is None:
-            return self._pairs_of(windows)(points, amplitude, batch)
+            return self._pairs_of(windows), points
         centred = None if self._cut_pairs is None else self._cut_pairs.centred(points)
         if self._cut_pairs is not None and centred is not None:
-            return self._cut_pairs(centred, amplitude, batch)
-        return self._box_pairs(points, amplitude, batch)
+            return self._cut_pairs, centred
+        return self._box_pairs, points
 
     def _pairs_of(self, windows: Windows) -> BoxPairs:
         known = self.calibration, self.selection

@@ -9,10 +9,13 @@ from torch import Tensor
 from cryomorph.parallel import jit, prange, use_torch_threads
 from cryomorph.scan.rings import TABLE_STEP
 
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO, ONE, TWO, SIX = np.float32(0), np.float32(1), np.float32(2), np.float32(6)
 PER_STEP = np.float32(1 / TABLE_STEP)
 CHUNK = 128
 """Directions that are looked at together: only where one of them is low enough, one by one."""
+
+TOGETHER = 16
+"""Directions in which a bead is looked up one after the other."""
 
 
 def project(radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor, table: Tensor) -> Tensor:
@@ -25,6 +28,16 @@ def project(radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor
     polar, strength = (radius.numpy(), angle.numpy()), (amplitude.numpy(), wavenumber.numpy())
     _project(harmonics.numpy(), *polar, *strength, table.numpy(), count)
     return harmonics
+
+
+def look_up(circles: Tensor, at: Tensor, turn: Tensor, share: Tensor, kind: Tensor, angles: int) -> Tensor:
+    """Sum up an image under beads at all in-plane angles; see `cryomorph.scan.kernels.Kernels`."""
+    padded = min(-(-angles // 8) * 8, circles.shape[3] - angles + 1)  # whole vector instructions
+    total = torch.zeros(len(at), padded)
+    use_torch_threads()
+    polar, beads = (at.numpy(), turn.numpy()), (share.numpy(), kind.numpy())
+    _look_up(circles.numpy(), *polar, *beads, angles, total.numpy())
+    return total[:, :angles]
 
 
 def keep_lowest(sums: Tensor, power: Tensor | None, values: Tensor, codes: Tensor, angles: int, first: int) -> None:
@@ -61,6 +74,39 @@ def _project(
                     total[k, 0, m] += bessel * wave[0, m]
                     total[k, 1, m] += bessel * wave[1, m]
         harmonics[d, 0], harmonics[d, 1] = total[:, 0], total[:, 1]
+
+
+@jit()
+def _cubic(u: Any, weight: Any) -> None:
+    """Evaluate weights of the points at -1, 0, 1 and 2 in the cubic through them."""
+    before, after = (u + ONE) * u, (u - ONE) * (u - TWO)
+    weight[0], weight[1] = -u * after / SIX, (u + ONE) * after / TWO
+    weight[2], weight[3] = -before * (u - TWO) / TWO, before * (u - ONE) / SIX
+
+
+@jit(parallel=True)
+def _look_up(circles: Any, at: Any, turn: Any, share: Any, kind: Any, angles: int, total: Any) -> None:
+    directions, beads = at.shape
+    fine, padded = circles.shape[2], total.shape[1]
+    for block in prange((directions + TOGETHER - 1) // TOGETHER):
+        radial, around = np.empty(4, np.float32), np.empty(4, np.float32)
+        row, column = np.empty(4, np.int64), np.empty(4, np.int64)
+        for b in range(beads):  # of one kind after the other: their circles stay in the cache
+            for d in range(block * TOGETHER, min((block + 1) * TOGETHER, directions)):
+                circle, place = int(at[d, b]), int(turn[d, b])
+                _cubic(at[d, b] - np.float32(circle), radial)
+                _cubic(turn[d, b] - np.float32(place), around)
+                for j in range(4):
+                    number = (place + j - 1) % (angles * fine)
+                    row[j], column[j] = number % fine, number // fine
+                for i in range(4):
+                    scale = share[b] * radial[i]
+                    w0, w1, w2, w3 = scale * around[0], scale * around[1], scale * around[2], scale * around[3]
+                    where = circles[kind[b], circle + i - 1]
+                    p0, p1 = where[row[0], column[0] :], where[row[1], column[1] :]
+                    p2, p3 = where[row[2], column[2] :], where[row[3], column[3] :]
+                    for a in range(padded):
+                        total[d, a] += w0 * p0[a] + w1 * p1[a] + w2 * p2[a] + w3 * p3[a]
 
 
 @jit(strict=True)

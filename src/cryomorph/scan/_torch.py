@@ -25,6 +25,30 @@ def project(radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor
     return harmonics
 
 
+def cubic(u: Tensor) -> Tensor:
+    """Weights (4, ...) of the points at -1, 0, 1 and 2 in the cubic through them, at u between 0 and 1."""
+    before, after = (u + 1) * u, (u - 1) * (u - 2)
+    return torch.stack([-u * after / 6, (u + 1) * after / 2, -before * (u - 2) / 2, before * (u - 1) / 6])
+
+
+def look_up(circles: Tensor, at: Tensor, turn: Tensor, share: Tensor, kind: Tensor, angles: int) -> Tensor:
+    """Sum up an image under beads at all in-plane angles; see `cryomorph.scan.kernels.Kernels`."""
+    fine = circles.shape[2]
+    circle, place = at.floor(), turn.floor()
+    radial, around = share * cubic(at - circle), cubic(turn - place)  # (4, directions, B)
+    column = torch.arange(angles, device=at.device)
+    total = at.new_zeros(len(at), angles)
+    for i in range(4):
+        for j in range(4):
+            number = (place.long() + (j - 1)) % (angles * fine)
+            first = torch.div(number, fine, rounding_mode="floor")
+            for part in torch.arange(len(at)).split(max(AT_ONCE // (at.shape[1] * angles), 1)):
+                row = kind, circle[part].long() + (i - 1), number[part] % fine
+                values = circles[(*(index[..., None] for index in row), first[part][..., None] + column)]
+                total[part] += torch.einsum("db,dba->da", (radial[i] * around[j])[part], values)
+    return total
+
+
 def keep_lowest(sums: Tensor, power: Tensor | None, values: Tensor, codes: Tensor, angles: int, first: int) -> None:
     """Keep the lowest misfits; see `cryomorph.scan.kernels.Kernels`."""
     found, turned = every_angle(sums, angles)

@@ -10,7 +10,7 @@ from cryomorph.gridding.transfer import Engine, resolve
 
 
 class Kernels(Protocol):
-    """The two operations, by one of the engines."""
+    """The operations, by one of the engines."""
 
     def project(self, radius: Tensor, angle: Tensor, amplitude: Tensor, wavenumber: Tensor, table: Tensor) -> Tensor:
         """Angular harmonics of the Fourier transforms of projected beads: `Σ_b a_b(k) J_m(κ r_b) e^{imφ_b}`.
@@ -30,6 +30,28 @@ class Kernels(Protocol):
         -------
         Tensor (directions, 2, K, M + 1)
             Real and imaginary parts.
+        """
+
+    def look_up(self, circles: Tensor, at: Tensor, turn: Tensor, share: Tensor, kind: Tensor, angles: int) -> Tensor:
+        """Sum up an image under beads at all in-plane angles, by cubic interpolation between circles and on them.
+
+        Parameters
+        ----------
+        circles
+            The image as beads of each kind see it, shape (kinds, circles, p, columns) with more than twice as many
+            columns as angles: at the angle of number `column p + row` of `angles p` around the circle.
+        at
+            Which circle each bead is on in each direction, between 1 and circles - 3, shape (directions, B).
+        turn
+            Its angle in steps, between 0 and `angles p`, shape (directions, B).
+        share, kind
+            Amplitude and kind of each bead, shape (B,); kinds, int64, ascend.
+        angles
+            How many there are.
+
+        Returns
+        -------
+        Tensor (directions, angles)
         """
 
     def keep_lowest(
