@@ -12,6 +12,7 @@ one process, and ratios are medians over turns:
   once of each image, whatever it is compared with (`see`), is a row of its own, and there is a row with both.
 * `look-up`: the cross term alone, one look-up in the image's window for each bead and rotation.
 * `plain`: `PlainScan`, both terms exactly, with the matched filter.
+* `own`: `OwnScan`, each image with a conformation of its own, as in a step of ESL; what is made of an image is included.
 * `direct`: `PlainScan` with rendered projections, as in paper A.
 
 Of the slower ones a part of the rotations is timed and scaled to the grid; the table says which. `agreement` is the
@@ -49,6 +50,7 @@ from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.scan.exact import exact
 from cryomorph.scan.fast import RingScan
 from cryomorph.scan.grid import ProductGrid
+from cryomorph.scan.own import OwnScan
 from cryomorph.scan.plain import PlainScan
 from cryomorph.structure.beads import Beads, bead_model
 from cryomorph.structure.model import Template, read_template
@@ -192,6 +194,7 @@ def measure(system: str, box: int, folder: Path, arguments: argparse.Namespace) 
     seen = scan.see(case.windowed)
     direct = Direct(DirectSettings(), len(case.likelihood.gain)).to(device)
     direct.gain.copy_(case.likelihood.gain)
+    own = OwnScan(case.likelihood, case.grid)
     every, few = case.rotations, torch.arange(arguments.few, device=device)
     part = {name: every[: getattr(arguments, f"{name}_rotations")] for name in ("lookup", "plain", "direct")}
     plain, rendered = PlainScan(part["plain"]), PlainScan(part["direct"])
@@ -201,6 +204,10 @@ def measure(system: str, box: int, folder: Path, arguments: argparse.Namespace) 
         "image transform": (lambda: scan.see(case.windowed), len(case.windowed), len(every)),
         "fast": (lambda: scan.lowest(seen, case.beads, KEPT), len(case.windowed), len(every)),
         "look-up": (lambda: look_up(case, len(few), part["lookup"]), len(few), len(part["lookup"])),
+        "own": (
+            lambda: own.lowest(case.windowed[few], case.same(len(few)), COMPARED),
+            *(len(few), len(every)),
+        ),
         "plain": (
             lambda: plain.lowest(case.windowed[few], case.same(len(few)), case.likelihood, 1),
             *(len(few), len(part["plain"])),
@@ -224,7 +231,7 @@ def measure(system: str, box: int, folder: Path, arguments: argparse.Namespace) 
     agreed = agreement(case, scan, arguments.agreement_images)
     timed = {name: rotations for name, (_, _, rotations) in works.items()} | {"fast and transform": len(every)}
     rows = []
-    for name in ("image transform", "fast", "fast and transform", "look-up", "plain", "direct"):
+    for name in ("image transform", "fast", "fast and transform", "look-up", "own", "plain", "direct"):
         per_image = statistics.median(turn[name] for turn in turns)
         compares = name != "image transform"
         rows.append(

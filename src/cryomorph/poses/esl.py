@@ -89,9 +89,7 @@ class ESLPoses(PoseSource):
         """Return the measure of the misfits at the best scale of each image and rotation."""
         return self._lift(batch, self._lowest(batch, beads, likelihood, normalised=True))
 
-    def _lowest(
-        self, batch: ParticleBatch, beads: Beads, likelihood: Likelihood, *, normalised: bool
-    ) -> Candidates:
+    def _lowest(self, batch: ParticleBatch, beads: Beads, likelihood: Likelihood, *, normalised: bool) -> Candidates:
         """Compare images with their own conformations by the fastest scan that there is for them."""
         if batch.statistic is not None and isinstance(likelihood, MatchedFilter):
             if self._own is None or self._own.windows is not likelihood.windows:  # windows are made anew now and then

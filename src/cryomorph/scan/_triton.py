@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cryomorph.scan._torch import every_angle, look_up, merge, normalised
+from cryomorph.scan._torch import every_angle, merge, normalised
+from cryomorph.scan._torch import look_up as look_up  # gathers, which PyTorch does well
 from cryomorph.scan.rings import TABLE_STEP
 
 RINGS = 8

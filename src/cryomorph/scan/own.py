@@ -66,7 +66,9 @@ class OwnScan:
         self.bases = [self._basis(m, radius, wider).float().to(device) for m in range(rings.highest + 1)]
         fine_angles = 2 * np.pi * np.arange(grid.in_plane * self.fine) / (grid.in_plane * self.fine)
         turns = np.multiply.outer(np.arange(rings.highest + 1), fine_angles)
-        self.turns = torch.from_numpy(np.stack([np.cos(turns), -np.sin(turns)], axis=1)).float().flatten(0, 1).to(device)
+        self.turns = (
+            torch.from_numpy(np.stack([np.cos(turns), -np.sin(turns)], axis=1)).float().flatten(0, 1).to(device)
+        )
         self.shape = len(width), len(radius)
 
     @torch.no_grad()
