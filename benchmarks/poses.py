@@ -12,7 +12,7 @@ one process, and ratios are medians over turns:
   once of each image, whatever it is compared with (`see`), is a row of its own, and there is a row with both.
 * `look-up`: the cross term alone, one look-up in the image's window for each bead and rotation.
 * `plain`: `PlainScan`, both terms exactly, with the matched filter.
-* `own`: `OwnScan`, each image with a conformation of its own, as in a step of ESL; what is made of an image is included.
+* `own`: `OwnScan`, each image with a conformation of its own, as in a step of ESL; what is made of it is included.
 * `direct`: `PlainScan` with rendered projections, as in paper A.
 
 Of the slower ones a part of the rotations is timed and scaled to the grid; the table says which. `agreement` is the

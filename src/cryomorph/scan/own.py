@@ -86,11 +86,11 @@ class OwnScan:
         normalised
             Whether at the best scale of each image and rotation, before a gain is known, instead of the current gain.
         """
-        terms = self.terms(batch, beads)
+        cross, power = self.terms(batch, beads)
         if normalised:
-            misfit = self.likelihood.normalised_misfit(*terms)
+            misfit = self.likelihood.normalised_misfit(cross, power)
         else:
-            misfit = self.likelihood.misfit(*(term.T for term in terms), batch).T
+            misfit = self.likelihood.misfit(cross.T, power.T, batch).T
         kept = min(count + MORE, len(self.grid))
         values, codes = misfit.topk(kept, dim=1, largest=False)
         rotation = self.grid.rotations(*np.divmod(codes.cpu().numpy(), self.grid.in_plane))
