@@ -103,6 +103,7 @@ def uncertainty(particles: int, residues: int, junk: int = 0) -> SimpleNamespace
         information=2 * ones,
         explained=50 * ones,
         elsewhere=0 * ones,
+        choices=ones,
         junk=np.where(np.arange(particles) < junk, 0.9, 0.01).astype(np.float32),
     )
 

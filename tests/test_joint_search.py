@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
@@ -32,8 +33,8 @@ from cryomorph.poses.search import SearchedPoses, SearchedPosesSettings
 from cryomorph.results import FittedRun, evaluate
 from cryomorph.run import RunFolder
 from cryomorph.search.approach import ApproachSettings
-from cryomorph.search.elsewhere import _squared_distance
-from cryomorph.search.joint import APPROACH_GRID, JointSearch, SearchSettings, _entropy, _order
+from cryomorph.search.everywhere import Everywhere, squared_distance
+from cryomorph.search.joint import APPROACH_GRID, JointSearch, SearchSettings, _order
 from cryomorph.search.library import Library, along_main_motion
 from cryomorph.simulate import SimulationSettings
 from cryomorph.structure.model import read_template
@@ -234,11 +235,6 @@ def test_particles_that_are_all_alike_have_one_conformation():
     torch.testing.assert_close(library.latents, torch.ones(1, 3))
 
 
-def test_entropy_of_equal_and_of_one_pose():
-    entropy = _entropy(torch.tensor([[1.0, 1.0, 1.0, 1.0], [-100.0, 0.0, 0.0, 0.0]]))
-    torch.testing.assert_close(entropy, torch.tensor([4.0, 1.0]).log(), atol=1e-6, rtol=0)
-
-
 def test_conformations_are_put_in_order_of_their_main_difference():
     at = torch.tensor([0.3, -1.0, 0.9, 0.0])
     x = at[:, None, None] * torch.ones(4, 5, 3)
@@ -327,21 +323,29 @@ def test_what_another_pose_would_mean_is_added_to_the_uncertainty():
         explained=model,
         junk=model,
         elsewhere=np.zeros(3, np.float32),
+        choices=np.ones(3, np.float32),
     )
-    wider = sure.with_other_poses(np.array([0.0, 0.9, 0.1], np.float32), square, np.array([16.0, 1.0], np.float32))
+    probability = np.array([0.0, 0.9, 0.1], np.float32)
+    kept = np.array([1.0, 1.0, 0.0], np.float32)
+    shown = Everywhere(probability, 0 * kept, 1 + kept, kept, square, np.array([16.0, 1.0], np.float32))
+    wider = sure.with_other_poses(shown)
     np.testing.assert_allclose(wider.deviation, [1, 5, 0.5])
     np.testing.assert_allclose(wider.residues, [5, 1])
     np.testing.assert_allclose(wider.elsewhere, [0, 0.9, 0.1])
+    np.testing.assert_allclose(wider.choices, [2, 2, 1])
+    halved = sure.with_other_poses(replace(shown, kept=np.array([0.0, 0.5, 0.0], np.float32), square=0 * square))
+    np.testing.assert_allclose(halved.deviation, [0, 8**0.5, 0])
+    np.testing.assert_allclose(halved.residues, [(16 + 9 * 8 / 17) ** 0.5, 1], rtol=1e-6)
 
 
 def test_conformations_are_compared_after_superposition():
     generator = torch.Generator().manual_seed(0)
     x, turn = torch.randn(4, 30, 3, generator=generator), roma.random_rotmat(4)
     moved = torch.einsum("bij,bnj->bni", turn, x) + torch.tensor([3.0, -2.0, 9.0])
-    assert _squared_distance(moved, x).max() < 1e-6
+    assert squared_distance(moved, x).max() < 1e-6
     stretched = x * 1.1
     expected = (0.1 * (x - x.mean(1, keepdim=True))).square().sum(2)
-    torch.testing.assert_close(_squared_distance(stretched, x), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(squared_distance(stretched, x), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_conformations_and_poses_are_brought_to_one_frame(searched):

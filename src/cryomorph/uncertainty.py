@@ -16,6 +16,7 @@ from cryomorph.particles.stack import ParticleStack
 from cryomorph.posterior import WEAKEST_PRIOR, find_posterior, posteriors
 from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
+from cryomorph.search.everywhere import Everywhere
 from cryomorph.selection import Selection
 from cryomorph.widening import widening
 
@@ -96,7 +97,11 @@ class Uncertainty:
     junk : array (m,)
         Probability that there is nothing but noise in the image.
     elsewhere : array (m,)
-        Probability that the particle lies in quite another pose than the one found; 0 where poses were not searched.
+        Probability that the particle lies in quite another pose than the one found, more than 15 degrees from it; 0
+        where poses were not searched.
+    choices : array (m,)
+        How many of the conformations that were searched share the posterior of the particle, e to its entropy over
+        them; 1 where poses were not searched.
     """
 
     latents: Array
@@ -109,14 +114,23 @@ class Uncertainty:
     explained: Array
     junk: Array
     elsewhere: Array
+    choices: Array
 
-    def with_other_poses(self, probability: Array, square: Array, residues: Array) -> "Uncertainty":
-        """Return the same with what other poses add; see `cryomorph.search.elsewhere.Elsewhere`."""
+    def with_other_poses(self, everywhere: Everywhere) -> "Uncertainty":
+        """Return the same expected over all poses.
+
+        What is kept of each particle's own uncertainty is a part of its mean over residues; of each residue, that part
+        of the particles' sum is kept.
+        """
+        squares = np.square(self.deviation)
+        kept = everywhere.kept * squares
+        share = kept.sum() / max(squares.sum(), np.finfo(np.float32).tiny)
         return replace(
             self,
-            elsewhere=probability,
-            deviation=np.sqrt(np.square(self.deviation) + square),
-            residues=np.sqrt(np.square(self.residues) + residues),
+            elsewhere=everywhere.elsewhere,
+            choices=everywhere.conformations,
+            deviation=np.sqrt(kept + everywhere.square),
+            residues=np.sqrt(share * np.square(self.residues) + everywhere.residues),
         )
 
     def full(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -187,6 +201,7 @@ def find_uncertainty(
         explained=explained,
         junk=junk_probability(np.concatenate(evidence)).astype(np.float32),
         elsewhere=np.zeros(len(stack), np.float32),
+        choices=np.ones(len(stack), np.float32),
     )
 
 

@@ -39,7 +39,7 @@ from cryomorph.plots import plot_shells
 from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
-from cryomorph.search.elsewhere import look_elsewhere
+from cryomorph.search.everywhere import look_everywhere
 from cryomorph.search.joint import JointSearch
 from cryomorph.selection import Selection
 from cryomorph.simulate import SimulationSettings, simulate
@@ -165,8 +165,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
             most_probable = torch.from_numpy(uncertainty.latents).to(fabric.device)
             latents.place(trainer.optimisation.of_latents, rows, most_probable)
         if search is not None:
-            other = look_elsewhere(search, trainer.source, progress)
-            uncertainty = uncertainty.with_other_poses(other.probability, other.square, other.residues)
+            everywhere = look_everywhere(search, trainer.source, uncertainty.directions, progress)
+            search.poses.remember(everywhere.entropy)
+            uncertainty = uncertainty.with_other_poses(everywhere)
         if reconstruction.poses.finds:
             run.save_poses(_all_poses(reconstruction, latents, stack, fabric.device))
         run.save_posterior(uncertainty)

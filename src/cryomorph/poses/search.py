@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -28,7 +30,7 @@ class SearchedPoses(PoseSource):
     rotation, shift : Tensor (particles, 3, 3), (particles, 2)
         Poses as found.
     uncertainty : Tensor (particles,)
-        Entropy in nats of the posterior over the best of all poses and conformations that were compared.
+        Entropy in nats of the posterior over all poses and conformations that were compared when training was complete.
     """
 
     Settings = SearchedPosesSettings
@@ -55,8 +57,12 @@ class SearchedPoses(PoseSource):
         return corrected
 
     def entropy(self, batch: ParticleBatch) -> Tensor:
-        """Return how unsure the search was of each particle, in nats, shape (b,)."""
+        """Return how unsure the pose and conformation of each particle are, in nats, shape (b,)."""
         return self.uncertainty[batch.index]
+
+    def remember(self, entropy: NDArray[np.float32]) -> None:
+        """Take over the entropy of all particles, shape (particles,)."""
+        self.uncertainty.copy_(torch.from_numpy(entropy))
 
     @torch.no_grad()
     def replace(self, rows: Tensor, rotation: Tensor, shift: Tensor, optimizer: Optimizer) -> None:

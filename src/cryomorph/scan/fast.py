@@ -5,7 +5,7 @@ projection, summed over rings (`rings`). Its cross term and the power of the pro
 the image, astigmatic or not, go into the same series.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from cryomorph.errors import InputError
 from cryomorph.likelihood.matched_filter import MatchedFilter
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.progress import Progress
+from cryomorph.scan._torch import every_angle
 from cryomorph.scan.candidates import Candidates
 from cryomorph.scan.grid import ProductGrid
 from cryomorph.scan.images import RingTransform
@@ -138,6 +139,52 @@ class RingScan:
         """
         return self._scan(images.batch, images.crosses, images.power, library, count, progress, normalised=True)
 
+    def masses(
+        self, images: ScanImages, library: Beads, scale: Tensor, parts: Tensor, count: int, lowest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add up `e^-F` over the poses of the grid, part by part, and never keep more than a block of misfits.
+
+        Parameters
+        ----------
+        images
+            What `see` returned of b images.
+        library
+            L conformations.
+        scale
+            Of each image, in place of its gain, shape (b,).
+        parts
+            Which part of all poses each rotation is in for each image, int8, shape (b, in-plane angles, directions).
+        count
+            How many parts there are, p.
+        lowest
+            About the lowest misfit F of each image, shape (b,): sums are of `e^(lowest - F)`, so that none overflows.
+
+        Returns
+        -------
+        log_sum : Tensor (b, L, p)
+            Logarithm of the sum, over shifts too; double precision.
+        mean : Tensor (b, L, p)
+            Mean of F, each weighed by its `e^-F`; 0 where the part is empty.
+        """
+        size, conformations = len(images.batch), len(library.positions)
+        sums = torch.zeros(2, size, conformations, count, dtype=torch.float64, device=scale.device)
+        scale = scale.float()[:, None]
+        crosses = [-scale * cross for cross in images.crosses]
+        power = 0.5 * scale.square()[..., None, None] * images.power
+        for number in range(conformations):
+            templates = self._templates(library, number, power)
+            for cross in crosses:
+                for rows, unfolded, _ in self._blocks(cross, power, templates, normalised=False):
+                    misfit, turned = every_angle(unfolded, self.grid.in_plane)
+                    part = parts[rows][:, turned].long().flatten(1)
+                    above = (misfit.transpose(0, 1).flatten(1) - lowest[rows, None]).double()
+                    weight = torch.exp(-above)
+                    sums[0, rows, number].scatter_add_(1, part, weight)
+                    sums[1, rows, number].scatter_add_(1, part, weight * above)
+        log_sum = sums[0].log()
+        mean = sums[1] / sums[0].clamp(min=torch.finfo(sums.dtype).tiny)
+        return log_sum - lowest.double()[:, None, None], torch.where(sums[0] > 0, mean + lowest[:, None, None], 0.0)
+
     def _scan(
         self,
         batch: ParticleBatch,
@@ -155,8 +202,7 @@ class RingScan:
         values = torch.full((len(batch), count), torch.inf, device=device)
         codes = torch.zeros((len(batch), count), dtype=torch.int64, device=device)
         for number in range(len(library.positions)):
-            one = Beads(library.positions[number : number + 1], library.amplitude, library.width)
-            templates = ring_templates(one, self.grid, self.transform, self.kernels, power.shape[1])
+            templates = self._templates(library, number, power)
             for shift, cross in enumerate(crosses):
                 first = (number * len(crosses) + shift) * len(self.grid)
                 self._compare(cross, power, templates, values, codes, first, normalised=normalised)
@@ -175,8 +221,30 @@ class RingScan:
         *,
         normalised: bool,
     ) -> None:
-        """Compare images with one conformation at one shift, block by block."""
-        angles, directions = self.grid.in_plane, self.grid.directions
+        """Keep the lowest misfits of one conformation at one shift."""
+        for rows, sums, cost in self._blocks(cross, power, templates, normalised=normalised):
+            kept = cost if normalised else None
+            self.kernels.keep_lowest(sums, kept, values[rows], codes[rows], self.grid.in_plane, first)
+
+    def _templates(self, library: Beads, number: int, power: Tensor) -> RingTemplates:
+        one = Beads(library.positions[number : number + 1], library.amplitude, library.width)
+        return ring_templates(one, self.grid, self.transform, self.kernels, power.shape[1])
+
+    def _blocks(
+        self, cross: Tensor, power: Tensor, templates: RingTemplates, *, normalised: bool
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Compare images with one conformation at one shift, block by block.
+
+        Yields
+        ------
+        rows
+            Of the block.
+        sums
+            As `Kernels.keep_lowest` takes them, with the power of projections unless normalised.
+        cost
+            Mean power over in-plane angles, shape (block, directions).
+        """
+        directions = self.grid.directions
         at_once = max(NUMBERS_AT_ONCE[cross.device.type] // (2 * len(templates.real) * directions), 1)
         for start in range(0, len(cross), at_once):
             rows = slice(start, start + at_once)
@@ -184,9 +252,7 @@ class RingScan:
             cost = power[rows, 0, 0] @ templates.power[0, 0]
             if not normalised:
                 self._add_power(series, cost, power[rows], templates)
-            sums = torch.matmul(self.waves, series.flatten(3)).view(2, 2, -1, len(cost), directions)
-            kept = cost if normalised else None
-            self.kernels.keep_lowest(sums, kept, values[rows], codes[rows], angles, first)
+            yield rows, torch.matmul(self.waves, series.flatten(3)).view(2, 2, -1, len(cost), directions), cost
 
     def _series(self, cross: Tensor, templates: RingTemplates) -> Tensor:
         """Coefficients of the Fourier series of the cross term.

@@ -1,6 +1,7 @@
 """From a grid's rotation to the nearest optimum: a few quasi-Newton steps with the likelihood's own gradient."""
 
 import math
+from collections.abc import Callable
 
 import roma
 import torch
@@ -54,15 +55,36 @@ def polish(
     def evaluate(u: Tensor) -> tuple[Tensor, Tensor]:
         u = u.detach().requires_grad_()
         with torch.enable_grad():
-            misfit = likelihood.misfit(*likelihood.terms(beads, *_moved(u, rotation, shift), batch), batch)
+            misfit = likelihood.misfit(*likelihood.terms(beads, *moved(u, rotation, shift), batch), batch)
             (gradient,) = torch.autograd.grad(misfit.sum(), u)
         return misfit.detach(), gradient
 
-    at = rotation.new_zeros(len(batch), unknowns)
+    at, value = descend(evaluate, rotation.new_zeros(len(batch), unknowns), steps)
+    return *moved(at, rotation, shift), value
+
+
+def descend(
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], at: Tensor, steps: int = STEPS
+) -> tuple[Tensor, Tensor]:
+    """Minimise b functions at once by BFGS.
+
+    Parameters
+    ----------
+    evaluate
+        Returns values (b,) and gradients (b, n) at unknowns (b, n), whose natural scale is 1.
+    at
+        Where to begin, shape (b, n).
+    steps
+        Gradients that are computed.
+
+    Returns
+    -------
+    at, value
+        The best that were seen, shapes (b, n) and (b,).
+    """
     value, gradient = evaluate(at)
-    inverse = (
-        torch.eye(unknowns).to(at).expand(len(batch), -1, -1) / gradient.norm(dim=1).clamp(min=1e-6)[:, None, None]
-    )
+    size, unknowns = at.shape
+    inverse = torch.eye(unknowns).to(at).expand(size, -1, -1) / gradient.norm(dim=1).clamp(min=1e-6)[:, None, None]
     for _ in range(steps):
         step = -torch.einsum("bij,bj->bi", inverse, gradient)
         step = step * (LONGEST / step.norm(dim=1).clamp(min=1e-12)).clamp(max=1)[:, None]
@@ -73,11 +95,11 @@ def polish(
         at = torch.where(better[:, None], at + step, at)
         gradient = torch.where(better[:, None], new_gradient, gradient)
         value = torch.where(better, new_value, value)
-    return *_moved(at, rotation, shift), value
+    return at, value
 
 
-def _moved(u: Tensor, rotation: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Poses that unknowns (b, 3 or 5) stand for."""
+def moved(u: Tensor, rotation: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the poses that unknowns (b, 3 or 5) stand for, in units of `FIRST_TURN` and `FIRST_MOVE`."""
     turned = rotation @ roma.rotvec_to_rotmat(FIRST_TURN * u[:, :3])
     return turned, shift + FIRST_MOVE * u[:, 3:] if u.shape[1] > 3 else shift
 

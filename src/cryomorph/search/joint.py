@@ -214,7 +214,6 @@ class JointSearch:
             for batch in prefetch(source, parts):
                 moved = batch.to(self._device)
                 found, chosen = find(moved)
-                self.poses.uncertainty[moved.index] = _entropy(found.misfit)
                 index = moved.index[chosen]
                 self.poses.replace(index, found.rotation[chosen, 0], found.shift[chosen, 0], pose_optimizer)
                 member = found.conformation[:, 0]
@@ -379,13 +378,6 @@ def same_pose(one: Tensor, other: Tensor) -> Tensor:
 def _one(beads: Beads, number: int) -> Beads:
     """Return one of some conformations."""
     return Beads(beads.positions[number : number + 1], beads.amplitude, beads.width)
-
-
-def _entropy(misfit: Tensor) -> Tensor:
-    """Entropy in nats of the posteriors that misfits (b, k), prices included, stand for."""
-    share = torch.softmax(-misfit, dim=1)
-    entropy: Tensor = -torch.xlogy(share, share).sum(1)
-    return entropy
 
 
 def _order(x: Tensor) -> Tensor:
