@@ -4,16 +4,19 @@ Example
 -------
 python benchmarks/uncertainty.py --json rows.json
 python benchmarks/uncertainty.py --of-beads --json rows.json
+python benchmarks/uncertainty.py --search --of-beads --gain 0.2 --junk 0 --modes 1 --json rows.json
 python benchmarks/uncertainty.py --run out --truth particles_truth.npz --json rows.json
 
 The first simulates images of a molecule that moves along some of its normal modes, a tenth of them nothing but noise,
 and has a decoder of these very modes find them. The second makes the images of the beads themselves and white noise, so
-that nothing of the model is wrong. The third takes a finished run of `cryomorph train` on images of a
-path of conformations, and looks at where each particle is along the molecule's main motion.
+that nothing of the model is wrong. The third searches the poses of such images, and tells how often particles lie
+elsewhere than they were found against what is claimed. The last takes a finished run of `cryomorph train` on images of
+a path of conformations, and looks at where each particle is along the molecule's main motion.
 """
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,14 +28,15 @@ from numpy.typing import NDArray
 
 from cryomorph.config import parse_config
 from cryomorph.demo import demo_data
-from cryomorph.evaluation import read_truth
+from cryomorph.evaluation import pose_errors, read_truth
 from cryomorph.expansion import STEP
 from cryomorph.fitted import FittedRun
 from cryomorph.fourier import band
-from cryomorph.geometry import project
+from cryomorph.geometry import project, superpose
 from cryomorph.likelihood.base import contrast_transfer
 from cryomorph.likelihood.direct import projection_coefficients
 from cryomorph.particles.stack import ParticleStack
+from cryomorph.search.joint import SAME_DEGREES
 from cryomorph.simulate.settings import Mixture, Motion, SimulationSettings
 from cryomorph.structure.beads import bead_model
 from cryomorph.structure.model import read_template
@@ -43,6 +47,8 @@ INTERVALS = {"68": 1.0, "95": 1.96}
 DEGREE = 5
 """Of the polynomial that takes estimates to the truth: what all particles have in common is no uncertainty of one."""
 
+CLAIMS = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+"""Probabilities of lying elsewhere, between which particles are taken together."""
 GAIN = 0.47
 """Of beads in the units of the noise: what training finds in the multislice images of adenylate kinase."""
 
@@ -71,14 +77,14 @@ def modes_in_the_class(folder: Path, arguments: argparse.Namespace) -> list[dict
     )
     star = simulate_images(model, out, settings, template=model)
     if arguments.of_beads:
-        make_of_beads(out, arguments.seed)
+        make_of_beads(out, arguments.gain, arguments.seed)
     junk = np.random.default_rng(arguments.seed).random(arguments.images) < arguments.junk
     with mrcfile.open(out / "particles.mrcs", "r+") as stack:
         background = stack.data[:, 0]  # a row without particle
         for row in np.flatnonzero(junk):
             noise = np.random.default_rng([arguments.seed, row]).normal(size=stack.data.shape[1:])
             stack.data[row] = background.mean() + background.std() * noise
-    config = {
+    config: dict[str, Any] = {
         "particles": {"path": str(star)},
         "template": {"path": str(out / "template.cif")},
         "decoder": {"kind": "nma", "modes": arguments.modes, "adapt": False},
@@ -89,7 +95,11 @@ def modes_in_the_class(folder: Path, arguments: argparse.Namespace) -> list[dict
         "hardware": {"accelerator": "cpu"},
         "seed": arguments.seed,
     }
+    if arguments.search:
+        config |= {"poses": "search", "search": {"approach": {"rounds": 0}, "epochs": [1, 3, 6, 10]}}
     run = FittedRun(train(parse_config(config, "benchmark"), folder / "run").path)
+    if arguments.search:
+        return misplaced(run, out / "truth.npz")
     posterior, truth = run.run.load_posterior(), np.load(out / "truth.npz")
     weights = truth["mode_weights"][truth["conformation"], 0] / np.sqrt(arguments.modes)
     weights = weights * _signs(run, weights)
@@ -111,7 +121,35 @@ def modes_in_the_class(folder: Path, arguments: argparse.Namespace) -> list[dict
     ]
 
 
-def make_of_beads(folder: Path, seed: int) -> None:
+def misplaced(run: FittedRun, truth_file: Path) -> list[dict[str, Any]]:
+    """Compare how often particles lie elsewhere, and how far residues are off, with what is claimed of them."""
+    posterior, truth = run.run.load_posterior(), read_truth(truth_file)
+    poses = run.poses()
+    errors = pose_errors(poses.rotation, poses.shift, truth, run.source_index)
+    assert errors is not None
+    off, every = errors.rotation > SAME_DEGREES, np.arange(len(run.source_index))
+    shown = truth.coordinates[truth.conformation[run.source_index]]
+    decoded = np.concatenate([x for _, x in run.decode(every)])
+    turn, move = superpose(decoded, shown)
+    square = np.square(decoded @ np.swapaxes(turn, 1, 2) + move[:, None] - shown).sum(2).mean(1)
+    result = []
+    for low, high in [(0.0, 1.0), *pairwise(CLAIMS)]:
+        chosen = (posterior.elsewhere >= low) & (posterior.elsewhere < high + (high == 1))
+        if chosen.any():
+            result.append(
+                {
+                    "case": f"elsewhere {low:g} to {high:g}",
+                    "particles": int(chosen.sum()),
+                    "claimed": float(posterior.elsewhere[chosen].mean()),
+                    "elsewhere": float(off[chosen].mean()),
+                    "rms_error": float(np.sqrt(square[chosen].mean())),
+                    "rms_claimed": float(np.sqrt(np.square(posterior.deviation[chosen]).mean())),
+                }
+            )
+    return result
+
+
+def make_of_beads(folder: Path, gain: float, seed: int) -> None:
     """Replace images by projections of the model's own beads in white noise of variance 1."""
     stack, truth = ParticleStack.open(folder / "particles.star"), np.load(folder / "truth.npz")
     beads = bead_model(read_template(folder / "template.cif"), "residue")
@@ -129,7 +167,7 @@ def make_of_beads(folder: Path, seed: int) -> None:
             index = torch.arange(-highest, highest + 1) % box
             spectrum[:, index, : highest + 1] = model * contrast_transfer(batch, box)
             clean = torch.fft.fftshift(torch.fft.irfft2(spectrum, s=(box, box)), dim=(-2, -1))
-            images.data[rows] = (GAIN * clean + torch.randn(clean.shape, generator=generator)).numpy()
+            images.data[rows] = (gain * clean + torch.randn(clean.shape, generator=generator)).numpy()
 
 
 def _signs(run: FittedRun, weights: Array) -> Array:
@@ -173,6 +211,8 @@ def main() -> None:
     parser.add_argument("--dose", type=float, default=100.0, help="electrons per Å²")
     parser.add_argument("--junk", type=float, default=0.1, help="share of images that are noise alone")
     parser.add_argument("--of-beads", action="store_true", help="make images of the beads themselves and white noise")
+    parser.add_argument("--gain", type=float, default=GAIN, help="of such images")
+    parser.add_argument("--search", action="store_true", help="search the poses, and tell how many lie elsewhere")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, help="finished run of a learned decoder, instead of the simulation")

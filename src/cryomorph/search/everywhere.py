@@ -45,7 +45,7 @@ class Everywhere:
     elsewhere : array (m,)
         Probability that the particle lies more than 15 degrees from the taken pose.
     entropy : array (m,)
-        Of the posterior in nats; a climbed mode is one state, and so is each conformation at each pose of the grid.
+        Of poses in nats, as if conformations were known; a climbed mode is one pose, all others are those of the grid.
     conformations : array (m,)
         How many of the library's conformations share the posterior: e to the entropy over them.
     kept : array (m,)
@@ -78,7 +78,7 @@ class Weights:
     members : Tensor (b, L)
         Of each conformation, that of climbed modes shared out as the grid has it there.
     entropy : Tensor (b,)
-        In nats.
+        Of poses, in nats.
     """
 
     modes: Tensor
@@ -113,8 +113,9 @@ def weigh(modes: Tensor, narrow: Tensor, log_grid: Tensor, surprise: Tensor) -> 
     mode, grid = torch.exp(log_modes - total[:, None]), torch.exp(left - total[:, None, None])
     shares = torch.softmax(log_grid[:, :, :-1].clamp(min=torch.finfo(log_grid.dtype).min), dim=1)
     members = grid.sum(2) + (shares * mode[:, None]).sum(2)
-    within = (grid * (surprise + total[:, None, None])).sum((1, 2))
-    return Weights(mode, grid, members, torch.special.entr(mode).sum(1) + within)
+    known = surprise + log_grid.clamp(min=torch.finfo(log_grid.dtype).min)  # entropy of poses for each conformation
+    entropy = torch.special.entr(mode).sum(1) + torch.special.entr(grid.sum(1)).sum(1) + (grid * known).sum((1, 2))
+    return Weights(mode, grid, members, entropy)
 
 
 @torch.no_grad()
