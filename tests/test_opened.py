@@ -80,7 +80,7 @@ def test_poses_are_those_of_the_particle_file(run, simulated):
 
 def test_uncertainty_and_measures(run):
     assert run.uncertainty is not None
-    assert list(run.measures) == ["deviation", "information", "explained", "junk", "elsewhere"]
+    assert list(run.measures) == ["deviation", "information", "explained", "junk", "elsewhere", "choices"]
     np.testing.assert_array_equal(run.measures["junk"], run.uncertainty.junk)
 
 

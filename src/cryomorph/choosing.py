@@ -13,7 +13,7 @@ from cryomorph.errors import InputError
 from cryomorph.export import select_rows
 from cryomorph.fitted import FittedRun
 
-MEASURES = ("deviation", "information", "explained", "junk", "elsewhere")
+MEASURES = ("deviation", "information", "explained", "junk", "elsewhere", "choices")
 """Of `cryomorph.uncertainty.Uncertainty`, written beside exported particles."""
 
 Columns = Mapping[str, NDArray[Any]]

@@ -139,7 +139,7 @@ class OpenedRun:
 
     @cached_property
     def measures(self) -> dict[str, NDArray[np.float32]]:
-        """Of the posterior, for each particle: `deviation` (Å), `information`, `explained` (nats), `junk`."""
+        """Of the posterior, for each particle; see `cryomorph.choosing.MEASURES` and `Uncertainty`."""
         uncertainty = self.uncertainty
         return {} if uncertainty is None else {name: getattr(uncertainty, name) for name in MEASURES}
 

@@ -141,7 +141,7 @@ class Analysis:
         What there is of each particle: `pc1` … (Å, root mean square over residues, along `components`), `z1` … (latent
         coordinates), `latent_pc1` … or, where latents have blocks, `rotation_A_pc1` …, `state`, `umap1`, `umap2`,
         distances and angles that were asked for, and of the posterior `deviation`, `information`, `explained`, `junk`,
-        `elsewhere`.
+        `elsewhere`, `choices`.
     components : Components
     states : tuple of State
     motions : tuple of Motion
