@@ -14,10 +14,9 @@ from cryomorph.particles.batch import ParticleBatch
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.scan.polish import FIRST_MOVE, FIRST_TURN, descend, moved
 
-STEPS = 12
 FIRST_LATENT = 0.2
 """A first step of latents, relative to the prior's width: the unknowns' unit."""
-DIFFERENCE = 0.25
+DIFFERENCE = 0.1
 """Of unknowns, in their units, over which gradients tell curvatures."""
 WINDOW = math.radians(12.0)
 """Standard deviation about each axis to which a flat direction counts for a mode: its chord is as long as that of a
@@ -127,11 +126,10 @@ def _climb(objective: Objective, rotation: Tensor, shift: Tensor, z: Tensor, bat
         return value.detach(), gradient
 
     units = objective.units
-    at, value = descend(evaluate, z.new_zeros(len(batch), len(units)), STEPS)
-    changes = [
-        evaluate(at + DIFFERENCE * one)[1] - evaluate(at - DIFFERENCE * one)[1] for one in torch.eye(len(units)).to(at)
-    ]
-    curvature = torch.stack(changes, dim=1).double() / (2 * DIFFERENCE)
+    at, value = descend(evaluate, z.new_zeros(len(batch), len(units)))
+    gradient = evaluate(at)[1]
+    changes = [evaluate(at + DIFFERENCE * one)[1] - gradient for one in torch.eye(len(units)).to(at)]
+    curvature = torch.stack(changes, dim=1).double() / DIFFERENCE
     curvature = 0.5 * (curvature + curvature.mT)
     narrow = [torch.linalg.eigvalsh(curvature[:, part, part])[:, -1] for part in (slice(3), slice(3, 5))]
     # The priors' own precision: no direction is flatter than they are.
@@ -140,7 +138,7 @@ def _climb(objective: Objective, rotation: Tensor, shift: Tensor, z: Tensor, bat
     curvature[:, :3, :3] += (FIRST_TURN / WINDOW) ** 2 * torch.eye(3).to(curvature)
     values, vectors = torch.linalg.eigh(curvature)
     values = values.clamp(min=weakest)
-    last = -torch.einsum("bij,bj->bi", (vectors / values[:, None]) @ vectors.mT, evaluate(at)[1].double()).to(at)
+    last = -torch.einsum("bij,bj->bi", (vectors / values[:, None]) @ vectors.mT, gradient.double()).to(at)
     nearer = objective.value(*objective.place(at + last, rotation, shift, z), batch)
     better = nearer < value
     at, value = torch.where(better[:, None], at + last, at), torch.where(better, nearer, value)
