@@ -122,7 +122,11 @@ def modes_in_the_class(folder: Path, arguments: argparse.Namespace) -> list[dict
 
 
 def misplaced(run: FittedRun, truth_file: Path) -> list[dict[str, Any]]:
-    """Compare how often particles lie elsewhere, and how far residues are off, with what is claimed of them."""
+    """Compare how often particles lie elsewhere, and how far residues are off, with what is claimed of them.
+
+    Of one mode, the root mean square over residues is the size of one number, whose intervals are those of a normal
+    distribution.
+    """
     posterior, truth = run.run.load_posterior(), read_truth(truth_file)
     poses = run.poses()
     errors = pose_errors(poses.rotation, poses.shift, truth, run.source_index)
@@ -139,12 +143,10 @@ def misplaced(run: FittedRun, truth_file: Path) -> list[dict[str, Any]]:
             result.append(
                 {
                     "case": f"elsewhere {low:g} to {high:g}",
-                    "particles": int(chosen.sum()),
                     "claimed": float(posterior.elsewhere[chosen].mean()),
                     "elsewhere": float(off[chosen].mean()),
-                    "rms_error": float(np.sqrt(square[chosen].mean())),
-                    "rms_claimed": float(np.sqrt(np.square(posterior.deviation[chosen]).mean())),
                 }
+                | coverage(np.sqrt(square[chosen]), posterior.deviation[chosen])
             )
     return result
 
