@@ -42,7 +42,8 @@ def look_up(circles: Tensor, at: Tensor, turn: Tensor, share: Tensor, kind: Tens
         for j in range(4):
             number = (place.long() + (j - 1)) % (angles * fine)
             first = torch.div(number, fine, rounding_mode="floor")
-            for part in torch.arange(len(at)).split(max(AT_ONCE // (at.shape[1] * angles), 1)):
+            parts = torch.arange(len(at)).split(max(AT_ONCE // (at.shape[1] * angles), 1))  # type: ignore[no-untyped-call]
+            for part in parts:
                 row = kind, circle[part].long() + (i - 1), number[part] % fine
                 values = circles[(*(index[..., None] for index in row), first[part][..., None] + column)]
                 total[part] += torch.einsum("db,dba->da", (radial[i] * around[j])[part], values)
