@@ -66,15 +66,33 @@ def test_what_was_found_scatters(dimer):
     assert torch.equal(again(coordinates).positions, beads.positions)
 
 
-def test_both_likelihoods_see_the_surroundings_alike(dimer):
+def test_blurred_residues_are_wider_by_their_b_factor(dimer):
+    """A bead's transform `exp(-2π² σ² k²)` is multiplied by `exp(-B k²/4)`."""
+    molecule = bead_model(dimer, "residue")
+    whole = scatterers(molecule, dimer.coordinates, ScatteringSettings(b_factors=True))
+    whole.b_factor[4] = 80.0
+    coordinates = torch.from_numpy(dimer.coordinates).float()[None]
+    beads, plain, k = whole(coordinates), molecule(coordinates), 0.15
+    damping = torch.exp(-2 * np.pi**2 * k**2 * (beads.width.square() - plain.width.square()))
+    expected = torch.where(molecule.residue == 4, np.exp(-0.25 * 80.0 * k**2), 1.0)
+    torch.testing.assert_close(damping, expected, check_dtype=False)
+
+
+def test_both_likelihoods_see_surroundings_and_blur_alike(dimer):
+    """Values and gradients by the coordinates."""
     batch = coarse_batch(32)
     whole = scatterers(bead_model(dimer, "ca"), dimer.coordinates, ScatteringSettings(surroundings=True, reach=12.0))
     whole.extra[::20] = 30.0
-    beads = whole(torch.from_numpy(dimer.coordinates).float().expand(len(batch), -1, -1))
+    whole.b_factor[3:9] = torch.tensor([20.0, 80.0, 160.0, 300.0, 500.0, 40.0])
     rotation, shift = batch.rotation.float(), batch.shift.float()
-    direct = Direct(DirectSettings(), 1).terms(beads, rotation, shift, batch)
-    windows = MatchedFilter(MatchedFilterSettings(), 1).terms(beads, rotation, shift, batch)
-    torch.testing.assert_close(windows, direct, rtol=2e-3, atol=0.05, check_dtype=False)
+    found = []
+    for likelihood in (MatchedFilter(MatchedFilterSettings(), 1), Direct(DirectSettings(), 1)):
+        x = torch.from_numpy(dimer.coordinates).float().repeat(len(batch), 1, 1).requires_grad_()
+        terms = likelihood.terms(whole(x), rotation, shift, batch)
+        gradients = [torch.autograd.grad(term.sum(), x, retain_graph=True)[0] for term in terms]
+        found.append((*terms, *gradients))
+    for windows, direct in zip(*found, strict=True):
+        torch.testing.assert_close(windows, direct, rtol=2e-3, atol=0.05, check_dtype=False)
 
 
 def test_curvature_is_the_mean_over_directions():
@@ -89,7 +107,7 @@ def test_curvature_is_the_mean_over_directions():
         wave_a, wave_b = (np.exp(2j * np.pi * k * direction @ at.T) for at in (a, b))
         damping = np.exp(-2 * np.pi**2 * k**2 * (width_a[:, None] ** 2 + width_b**2))
         expected += weight * damping * (wave_a.conj().T @ wave_b).real / len(direction)
-    found = Slopes(torch.zeros(9), power, frequency).curvature(a, b, width_a, width_b)
+    found = Slopes(torch.zeros(9), torch.zeros(9), power, frequency).curvature(a, b, width_a, width_b)
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
@@ -116,12 +134,13 @@ def test_amplitudes_that_nothing_could_judge_are_refused(simulated):
 
 @pytest.fixture(scope="module")
 def images(simulated, tmp_path_factory):
-    """Images of the bent helices: with a belt, with a faint end, and with neither."""
+    """Images of the bent helices: with a belt, with a faint or blurred end, and with none."""
     folder = tmp_path_factory.mktemp("nuisances")
     for name, nuisances in {
         "plain": Nuisances(),
         "belt": Nuisances(belt=6.0),
         "faint": Nuisances(faint="A:17-24", occupancy=0.2),
+        "blurred": Nuisances(blurred="A:17-24", blur=300.0),
     }.items():
         settings = SimulationSettings(
             images_per_conformation=100, box=40, pixel_size=2.5, dose=400, defocus=(5000, 9000), nuisances=nuisances
@@ -144,14 +163,14 @@ def trained(images, out, scattering, **changes):
 
 def scattering_of(run):
     state = RunFolder(run.path).load_checkpoint()["reconstruction"]
-    return state["beads.extra"], state["beads.factor"]
+    return state["beads.extra"], state["beads.factor"], state["beads.b_factor"]
 
 
 def test_a_belt_is_found_where_it_is(images, tmp_path, caplog):
     caplog.set_level("INFO")
     run = trained(images / "belt", tmp_path / "run", {"surroundings": True})
     assert "density about the molecule: kept" in caplog.text
-    extra, _ = scattering_of(run)
+    extra, _, _ = scattering_of(run)
     template = read_template(RunFolder(run.path).template)
     places, _ = lattice(template.coordinates, ScatteringSettings(surroundings=True))
     belt = np.load(images / "belt" / "truth.npz")["belt"]
@@ -166,5 +185,15 @@ def test_faint_residues_are_found(images, tmp_path, caplog):
     caplog.set_level("INFO")
     run = trained(images / "faint", tmp_path / "run", {"occupancy": True})
     assert "occupancy: kept" in caplog.text
-    _, factor = scattering_of(run)
+    _, factor, _ = scattering_of(run)
     assert factor[18:].mean() < 0.7 * factor[:14].mean()
+
+
+def test_blurred_residues_are_found(images, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = trained(images / "blurred", tmp_path / "run", {"b_factors": True})
+    assert "B-factors: kept" in caplog.text
+    _, factor, b_factor = scattering_of(run)
+    print(b_factor)
+    assert (factor == 1).all()
+    assert b_factor[18:].mean() > 100 + b_factor[:14].mean()
