@@ -1,5 +1,6 @@
 """Amplitudes from images: density about the molecule and faint residues, found where they are and only there."""
 
+import gemmi
 import numpy as np
 import pytest
 import torch
@@ -7,9 +8,11 @@ import torch
 from cryomorph.amplitudes import Slopes, minimise
 from cryomorph.config import parse_config
 from cryomorph.errors import InputError
+from cryomorph.fitted import FittedRun
 from cryomorph.geometry import random_rotations
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSettings
+from cryomorph.report.summary import what_was_run
 from cryomorph.run import RunFolder
 from cryomorph.simulate import Nuisances, SimulationSettings
 from cryomorph.structure.beads import bead_model
@@ -194,6 +197,9 @@ def test_blurred_residues_are_found(images, tmp_path, caplog):
     run = trained(images / "blurred", tmp_path / "run", {"b_factors": True})
     assert "B-factors: kept" in caplog.text
     _, factor, b_factor = scattering_of(run)
-    print(b_factor)
     assert (factor == 1).all()
     assert b_factor[18:].mean() > 100 + b_factor[:14].mean()
+    residues = [residue for chain in gemmi.read_structure(str(RunFolder(run.path).scattering))[0] for residue in chain]
+    np.testing.assert_allclose([residue[0].b_iso for residue in residues], b_factor, atol=0.01)
+    rows = dict(what_was_run(FittedRun(run.path), [])["rows"])
+    assert f"occupancies of residues 1.00 to 1.00, B-factors 0 to {b_factor.max():.0f}" in rows["scattering"]

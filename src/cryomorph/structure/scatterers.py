@@ -97,6 +97,10 @@ class Scatterers(nn.Module):
             torch.cat([torch.hypot(beads.width, blur), self.extra_width[chosen]]),
         )
 
+    def of_residues(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return factors and B-factors (Å²) of the residues, each of shape (n,)."""
+        return self.factor.cpu().numpy(), self.b_factor.cpu().numpy()
+
 
 def scatterers(molecule: BeadModel, coordinates: NDArray[np.float64], settings: ScatteringSettings) -> Scatterers:
     """Let there be something about a molecule, and let residues fade and blur: nothing does before it is looked for.
