@@ -137,13 +137,11 @@ def test_amplitudes_that_nothing_could_judge_are_refused(simulated):
 
 @pytest.fixture(scope="module")
 def images(simulated, tmp_path_factory):
-    """Images of the bent helices: with a belt, with a faint or blurred end, and with none."""
+    """Images of the bent helices: with a belt, and with a faint end."""
     folder = tmp_path_factory.mktemp("nuisances")
     for name, nuisances in {
-        "plain": Nuisances(),
         "belt": Nuisances(belt=6.0),
         "faint": Nuisances(faint="A:17-24", occupancy=0.2),
-        "blurred": Nuisances(blurred="A:17-24", blur=300.0),
     }.items():
         settings = SimulationSettings(
             images_per_conformation=100, box=40, pixel_size=2.5, dose=400, defocus=(5000, 9000), nuisances=nuisances
@@ -154,13 +152,8 @@ def images(simulated, tmp_path_factory):
 
 
 def trained(images, out, scattering, **changes):
-    settings = run_settings(
-        images,
-        scattering=scattering,
-        training={"epochs": 5, "batch_size": 8},
-        calibration={"epochs": [0, 3]},
-        **changes,
-    )
+    schedule = {"training": {"epochs": 5, "batch_size": 8}, "calibration": {"epochs": [0, 3]}}
+    settings = run_settings(images, scattering=scattering, **(schedule | changes))
     return train(parse_config(settings, "test"), out)
 
 
@@ -192,14 +185,37 @@ def test_faint_residues_are_found(images, tmp_path, caplog):
     assert factor[18:].mean() < 0.7 * factor[:14].mean()
 
 
-def test_blurred_residues_are_found(images, tmp_path, caplog):
+@pytest.fixture(scope="module")
+def still(simulated, tmp_path_factory):
+    """Images of the straight helices, which do not move: sharp, and with blurred residues."""
+    folder = tmp_path_factory.mktemp("still")
+    for name, nuisances in {"sharp": Nuisances(), "blurred": Nuisances(blurred="A:9-16", blur=200.0)}.items():
+        settings = SimulationSettings(
+            images_per_conformation=256, box=40, pixel_size=2.5, dose=2000, defocus=(5000, 9000), nuisances=nuisances
+        )
+        template = simulated / "straight.pdb"
+        simulate_images(template, folder / name, settings, template=template)
+    return folder
+
+
+@pytest.mark.parametrize("occupancy", [False, True])
+def test_blurred_residues_are_found(still, tmp_path, caplog, occupancy):
+    """By their B-factors, up to what the prior takes off, and not as faint ones."""
     caplog.set_level("INFO")
-    run = trained(images / "blurred", tmp_path / "run", {"b_factors": True})
-    assert "B-factors: kept" in caplog.text
-    _, factor, b_factor = scattering_of(run)
-    assert (factor == 1).all()
-    assert b_factor[18:].mean() > 100 + b_factor[:14].mean()
+    found = {}
+    for name in ("sharp", "blurred"):
+        scattering = {"b_factors": True, "occupancy": occupancy}
+        run = trained(still / name, tmp_path / name, scattering, training={"epochs": 2}, calibration={"epochs": [0, 1]})
+        _, *found[name] = scattering_of(run)
+    what = "occupancy and B-factors" if occupancy else "B-factors"
+    assert f"{what}: kept" in caplog.text
+    (_, sharp), (factor, b_factor) = found["sharp"], found["blurred"]
+    blurred = torch.arange(24).ge(8) & torch.arange(24).lt(16)
+    assert 110 < b_factor[blurred].mean() < 220
+    assert b_factor[~blurred].mean() < 30
+    assert sharp.mean() < 30
+    assert (factor - 1).abs().max() < (0.2 if occupancy else 1e-6)
     residues = [residue for chain in gemmi.read_structure(str(RunFolder(run.path).scattering))[0] for residue in chain]
     np.testing.assert_allclose([residue[0].b_iso for residue in residues], b_factor, atol=0.01)
     rows = dict(what_was_run(FittedRun(run.path), [])["rows"])
-    assert f"occupancies of residues 1.00 to 1.00, B-factors 0 to {b_factor.max():.0f}" in rows["scattering"]
+    assert f"B-factors {b_factor.min():.0f} to {b_factor.max():.0f}\u00a0Å²" in rows["scattering"]

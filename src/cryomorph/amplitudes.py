@@ -109,6 +109,8 @@ class _Unknown:
         How often a bead is differentiated by its B-factor to get the slope.
     spread, step, rest, most : float
         Standard deviations, before images are seen, about `rest` and of the difference of neighbours; upper bound.
+    now : array (n,)
+        Its value so far.
     strength, slope : array (B,)
         Amplitude of each bead per unit, but for what B-factors do, and the slope of the log-likelihood.
     """
@@ -119,13 +121,15 @@ class _Unknown:
     step: float
     rest: float
     most: float
+    now: Array
     strength: Array
     slope: Array
 
-    def prior(self, residues: int) -> Array:
+    def prior(self) -> Array:
         """Return the curvature of the prior in units of the spread, shape (n, n)."""
-        difference = np.diff(np.eye(residues), axis=0) * (self.spread / self.step)
-        return np.eye(residues) + difference.T @ difference
+        identity = np.eye(len(self.now))
+        difference = np.diff(identity, axis=0) * (self.spread / self.step)
+        return identity + difference.T @ difference
 
 
 class AmplitudeFit:
@@ -215,7 +219,7 @@ class AmplitudeFit:
             progress.finish()
         add_up(slope, blur, power)
         frequency = torch.arange(shells) / torch.from_numpy(self.stack.box * pixel_size)[:, None]
-        return Slopes(slope, blur, power, frequency)
+        return Slopes(slope, blur, power, frequency.to(device))
 
     def _add(self, batch: ParticleBatch, slope: Tensor, blur: Tensor, power: Tensor) -> None:
         """Add the images of a batch to the sums."""
@@ -261,56 +265,102 @@ class AmplitudeFit:
             whole: Beads = scatterers.molecule(template)
             beads = scatterers.beads(template, torch.zeros_like(scatterers.extra, dtype=torch.bool))
         at, width = _array(beads.positions[0]), _array(beads.width)
-        own = np.eye(len(scatterers.factor))[scatterers.molecule.residue.cpu().numpy()]  # which residue beads are of
+        residue, count = scatterers.molecule.residue.cpu().numpy(), len(scatterers.molecule.amplitude)
         unknowns: list[_Unknown] = []
         if self.settings.occupancy:
-            strength = _array(whole.amplitude)
-            slope = strength * _array(slopes.slope[: len(own)])
-            unknowns.append(_Unknown("factor", 0, SPREAD, STEP, 1.0, MOST_FACTOR, strength, slope))
+            now, strength = _array(scatterers.factor), _array(whole.amplitude)
+            slope = strength * _array(slopes.slope[:count])
+            unknowns.append(_Unknown("factor", 0, SPREAD, STEP, 1.0, MOST_FACTOR, now, strength, slope))
         if self.settings.b_factors:
-            strength, slope = _array(beads.amplitude), _array(slopes.blur[: len(own)])
-            unknowns.append(_Unknown("b_factor", 1, BLUR_SPREAD, BLUR_STEP, 0.0, MOST_BLUR, strength, slope))
-        carried = [unknown.spread * unknown.strength[:, None] * own for unknown in unknowns]
+            now, strength, slope = _array(scatterers.b_factor), _array(beads.amplitude), _array(slopes.blur[:count])
+            unknowns.append(_Unknown("b_factor", 1, BLUR_SPREAD, BLUR_STEP, 0.0, MOST_BLUR, now, strength, slope))
         kernels = [slopes.blurred(times).curvature(at, at, width, width) for times in range(3)]
-        curvature = np.block(
-            [
-                [a.T @ kernels[one.blurs + other.blurs] @ b for other, b in zip(unknowns, carried, strict=True)]
-                for one, a in zip(unknowns, carried, strict=True)
-            ]
-        )
-        now = np.concatenate([_array(getattr(scatterers, unknown.name)) / unknown.spread for unknown in unknowns])
-        slope = curvature @ now
-        slope += np.concatenate([unknown.spread * (own.T @ unknown.slope) for unknown in unknowns])
-        curvature += block_diag(*(unknown.prior(own.shape[1]) for unknown in unknowns))
-        slope += np.repeat([unknown.rest / unknown.spread for unknown in unknowns], own.shape[1])
-        most = np.repeat([unknown.most / unknown.spread for unknown in unknowns], own.shape[1])
-        found = np.split(minimise(curvature, slope, now, 0.0, most), len(unknowns))
-        new = {unknown.name: unknown.spread * values for unknown, values in zip(unknowns, found, strict=True)}
-        if "b_factor" in new:
-            new["b_factor"] = WHOLE_BLUR * (new["b_factor"] / WHOLE_BLUR).round()
-        return {name: torch.from_numpy(values) for name, values in new.items()}
+        found, sharper = _numbers_of_residues(unknowns, residue, kernels)
+        if "b_factor" in found:
+            found["b_factor"] = WHOLE_BLUR * (found["b_factor"] / WHOLE_BLUR).round()
+        new = {name: torch.from_numpy(values) for name, values in found.items()}
+        calibration = self.reconstruction.likelihood.calibration
+        if calibration is not None:
+            new["signal"] = calibration.signal * torch.exp(0.25 * sharper * slopes.frequency.square())
+        return new
 
     def _keep_if_better(self, name: str, found: dict[str, Tensor], add_up: AddUp) -> bool:
         """Take new amplitudes; take them back if free coefficients do not gain by them. Returns whether they do."""
         before = self.held_out.measure()
-        old = {key: getattr(self.scatterers, key).clone() for key in found}
-        for key, value in found.items():
-            getattr(self.scatterers, key).copy_(value)
+        old = self._take(found)
         mean, error = gain(self.held_out.measure(), before, add_up)
         keep = mean > EVIDENCE * error
         if not keep:
-            for key, value in old.items():
-                getattr(self.scatterers, key).copy_(value)
+            self._take(old)
         verdict = "kept" if keep else "not kept"
         logger.info("%s: %s, free coefficients gain %.2f ± %.2f nats/image", name, verdict, mean, error)
         return keep
+
+    def _take(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Put amplitudes, and the signal of shells, in place; returns those so far."""
+        calibration = self.reconstruction.likelihood.calibration
+        places = {key: getattr(calibration if key == "signal" else self.scatterers, key) for key in found}
+        old = {key: place.clone() for key, place in places.items()}
+        for key, place in places.items():
+            place.copy_(found[key])
+        return old
+
+
+def _numbers_of_residues(
+    unknowns: list[_Unknown], residue: NDArray[np.int64], kernels: list[Array]
+) -> tuple[dict[str, Array], float]:
+    """Minimise over numbers of residues and, with B-factors, over a B-factor by which the whole is sharper.
+
+    Parameters
+    ----------
+    unknowns
+        What is looked for.
+    residue
+        Of each bead, shape (B,).
+    kernels
+        Curvature between beads (B, B) differentiated by B-factors not at all, once and twice.
+
+    Returns
+    -------
+    found : dict of arrays (n,)
+    sharper : float
+        Å². What all residues have in common is no residue's, but a change of the shells' signal. It has no prior.
+    """
+    own = np.eye(len(unknowns[0].now))[residue]
+    count = own.shape[1]
+    carried = [unknown.spread * unknown.strength[:, None] * own for unknown in unknowns]
+    curvature = np.block(
+        [
+            [a.T @ kernels[one.blurs + other.blurs] @ b for other, b in zip(unknowns, carried, strict=True)]
+            for one, a in zip(unknowns, carried, strict=True)
+        ]
+    )
+    now = np.concatenate([unknown.now / unknown.spread for unknown in unknowns])
+    slope = np.concatenate([unknown.spread * (own.T @ unknown.slope) for unknown in unknowns]) + curvature @ now
+    blurs, rest, most = (
+        np.repeat(values, count)
+        for values in zip(*((u.blurs, u.rest / u.spread, u.most / u.spread) for u in unknowns), strict=True)
+    )
+    onto = np.hstack([np.eye(len(now)), -blurs[:, None] / np.sqrt(count)])
+    prior = block_diag(*(unknown.prior() for unknown in unknowns), np.zeros((1, 1)))
+    bound = np.inf if blurs.any() else 0.0
+    values = minimise(
+        onto.T @ curvature @ onto + prior,
+        onto.T @ slope + np.append(rest, 0.0),
+        np.append(now, 0.0),
+        np.append(np.zeros_like(most), -bound),
+        np.append(most, bound),
+    )
+    parts = np.split(values[:-1], len(unknowns))
+    found = {unknown.name: unknown.spread * part for unknown, part in zip(unknowns, parts, strict=True)}
+    return found, BLUR_SPREAD * float(values[-1]) / np.sqrt(count)
 
 
 def _array(values: Tensor) -> Array:
     return values.detach().double().cpu().numpy()
 
 
-def minimise(curvature: Array, slope: Array, start: Array, low: float, high: float | Array) -> Array:
+def minimise(curvature: Array, slope: Array, start: Array, low: float | Array, high: float | Array) -> Array:
     """Minimise `½ a·C a - b·a` between bounds, by accelerated projected gradients from `start`.
 
     Parameters

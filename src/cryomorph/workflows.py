@@ -44,8 +44,8 @@ from cryomorph.search.joint import JointSearch
 from cryomorph.selection import Selection
 from cryomorph.simulate import SimulationSettings, simulate
 from cryomorph.structure.model import Template, read_template
-from cryomorph.structure.trajectory import read_ensemble
 from cryomorph.structure.scatterers import Scatterers
+from cryomorph.structure.trajectory import read_ensemble
 from cryomorph.structure.write import write_template
 from cryomorph.training import Trainer
 from cryomorph.trials import StrengthTrials
