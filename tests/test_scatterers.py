@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryomorph.amplitudes import Slopes, minimise
+from cryomorph.amplitudes import Slopes, Unknown, minimise, numbers_of_residues
 from cryomorph.config import parse_config
 from cryomorph.errors import InputError
 from cryomorph.fitted import FittedRun
@@ -126,6 +126,20 @@ def test_the_minimum_between_bounds_has_no_way_down(high):
     assert (gradient[a == 0] > -1e-4).all()
     assert (gradient[a == high] < 1e-4).all()
     assert (a == 0).any()
+
+
+@pytest.mark.parametrize("sharper", [0.0, 40.0])
+def test_what_all_b_factors_share_is_no_residues(sharper):
+    """Residues that are sharper or more blurred together, and those that differ, by slopes at B-factors of 0."""
+    residue = np.repeat(np.arange(8), 2)
+    curvature = 0.01 * (np.eye(16) + np.random.default_rng(0).uniform(0, 0.05, (16, 16)))
+    kernels = [np.zeros((16, 16))] * 2 + [curvature + curvature.T]
+    true = np.where(np.arange(8) < 4, 0.0, 100.0)
+    slope = kernels[2] @ (true - sharper)[residue]
+    unknown = Unknown("b_factor", 1, 150.0, 50.0, 0.0, 500.0, np.zeros(8), np.ones(16), slope)
+    found, common = numbers_of_residues([unknown], residue, kernels)
+    np.testing.assert_allclose(found["b_factor"], true, atol=2)
+    assert common == pytest.approx(sharper, abs=2)
 
 
 def test_amplitudes_that_nothing_could_judge_are_refused(simulated):

@@ -98,7 +98,7 @@ class Slopes:
 
 
 @dataclass(frozen=True, eq=False)
-class _Unknown:
+class Unknown:
     """A number of each residue that is looked for.
 
     Attributes
@@ -266,16 +266,16 @@ class AmplitudeFit:
             beads = scatterers.beads(template, torch.zeros_like(scatterers.extra, dtype=torch.bool))
         at, width = _array(beads.positions[0]), _array(beads.width)
         residue, count = scatterers.molecule.residue.cpu().numpy(), len(scatterers.molecule.amplitude)
-        unknowns: list[_Unknown] = []
+        unknowns: list[Unknown] = []
         if self.settings.occupancy:
             now, strength = _array(scatterers.factor), _array(whole.amplitude)
             slope = strength * _array(slopes.slope[:count])
-            unknowns.append(_Unknown("factor", 0, SPREAD, STEP, 1.0, MOST_FACTOR, now, strength, slope))
+            unknowns.append(Unknown("factor", 0, SPREAD, STEP, 1.0, MOST_FACTOR, now, strength, slope))
         if self.settings.b_factors:
             now, strength, slope = _array(scatterers.b_factor), _array(beads.amplitude), _array(slopes.blur[:count])
-            unknowns.append(_Unknown("b_factor", 1, BLUR_SPREAD, BLUR_STEP, 0.0, MOST_BLUR, now, strength, slope))
+            unknowns.append(Unknown("b_factor", 1, BLUR_SPREAD, BLUR_STEP, 0.0, MOST_BLUR, now, strength, slope))
         kernels = [slopes.blurred(times).curvature(at, at, width, width) for times in range(3)]
-        found, sharper = _numbers_of_residues(unknowns, residue, kernels)
+        found, sharper = numbers_of_residues(unknowns, residue, kernels)
         if "b_factor" in found:
             found["b_factor"] = WHOLE_BLUR * (found["b_factor"] / WHOLE_BLUR).round()
         new = {name: torch.from_numpy(values) for name, values in found.items()}
@@ -306,8 +306,8 @@ class AmplitudeFit:
         return old
 
 
-def _numbers_of_residues(
-    unknowns: list[_Unknown], residue: NDArray[np.int64], kernels: list[Array]
+def numbers_of_residues(
+    unknowns: list[Unknown], residue: NDArray[np.int64], kernels: list[Array]
 ) -> tuple[dict[str, Array], float]:
     """Minimise over numbers of residues and, with B-factors, over a B-factor by which the whole is sharper.
 
