@@ -31,12 +31,14 @@ NUISANCES = {
     "belt": Nuisances(belt=0.5),
     "neighbours": Nuisances(neighbours=0.5),
     "faint": Nuisances(faint="A:120-160", occupancy=0.3),
+    "blurred": Nuisances(blurred="A:120-160", blur=300.0),
 }
 
 HANDLING: dict[str, dict[str, Any]] = {
     "contrast": {"likelihood": {"scale_spread": "auto"}},
     "belt": {"scattering": {"surroundings": True}},
     "faint": {"scattering": {"occupancy": True}},
+    "blurred": {"scattering": {"b_factors": True}},
 }
 """The part of the model that is for a nuisance; optics groups and backgrounds are left to gains and shells."""
 

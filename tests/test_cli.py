@@ -455,12 +455,12 @@ def test_another_kind_drops_the_settings_of_the_former(resolved, finished):
     assert kept == read_config(finished / "config.yaml")
 
 
-def test_static_density_and_occupancy_are_looked_for_if_asked(resolved):
+def test_static_density_occupancy_and_b_factors_are_looked_for_if_asked(resolved):
     given = ("particles.star", "--template", "template.cif")
     plain = resolved(*given).scattering
-    assert (plain.surroundings, plain.occupancy) == (False, False)
-    asked = resolved(*given, "--surroundings", "--occupancy").scattering
-    assert (asked.surroundings, asked.occupancy) == (True, True)
+    assert (plain.surroundings, plain.occupancy, plain.b_factors) == (False, False, False)
+    asked = resolved(*given, "--surroundings", "--occupancy", "--b-factors").scattering
+    assert (asked.surroundings, asked.occupancy, asked.b_factors) == (True, True, True)
 
 
 def test_paths_are_made_absolute(resolved, simulated, monkeypatch):

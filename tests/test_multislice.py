@@ -52,7 +52,13 @@ def one_by_one(molecules, settings, particles=None):
 def test_the_exit_wave_is_abtems():
     size, sampling = 128, 0.125
     slices = SlicePotentials(
-        SYMBOLS, size, sampling, solvent=False, b_factor=0.0, occupancy=np.ones(len(SYMBOLS)), device=CPU
+        SYMBOLS,
+        size,
+        sampling,
+        solvent=False,
+        b_factor=np.zeros(len(SYMBOLS)),
+        occupancy=np.ones(len(SYMBOLS)),
+        device=CPU,
     )
     # Our grid's origin is its middle, and slices are about z = 0.
     potential, _ = slices(torch.tensor(PLACES) - torch.tensor([8.0, 8.0, 10.0]), 2.0, 10)
@@ -222,7 +228,7 @@ def test_ice_gives_way_to_what_stands_in_it():
 def test_slices_add_up_to_the_projection_and_displaced_volume():
     generator = np.random.default_rng(0)
     positions = torch.from_numpy(generator.uniform(-8, 8, (40, 3))).float()
-    make = {"b_factor": 0.0, "occupancy": np.ones(40), "device": CPU}
+    make = {"b_factor": np.zeros(40), "occupancy": np.ones(40), "device": CPU}
     plain = SlicePotentials(("C",) * 40, 64, 0.5, solvent=False, **make)
     displacing = SlicePotentials(("C",) * 40, 64, 0.5, solvent=True, **make)
     thin, volume = plain(positions, 2.0, 8)

@@ -31,7 +31,8 @@ def test_by_default_there_are_none(ensemble):
     assert (drawn.group == 0).all()
     assert len(drawn.belt) == 0
     assert not drawn.neighbours.present.any()
-    assert drawn.occupancy is None
+    assert (drawn.occupancy == 1).all()
+    assert (drawn.b_factor == 0).all()
     assert drawn.background(0, 32, 2.0) is None
     assert dict(drawn.drawn()) == {}
 
@@ -136,9 +137,29 @@ def test_faint_residues_scatter_less(ensemble, tmp_path):
     assert np.abs(images[0] - images[2]).max() > 0.1 * images[2].max()
 
 
-def test_faint_residues_that_are_not_there_are_refused(ensemble, tmp_path):
-    with pytest.raises(InputError, match=r"--faint: 'B:2': .* has no chain 'B'"):
-        images_of(ensemble, tmp_path, Nuisances(faint="B:2"))
+@pytest.mark.parametrize(("physics", "tolerance"), [("projection", 1e-3), ("multislice", 0.06)])
+def test_blurred_residues_lose_what_their_b_factor_says(ensemble, tmp_path, physics, tolerance):
+    """Of a molecule that is blurred as a whole `exp(-B k²/4)` is left; multiple scattering is not linear in it."""
+    make = {"physics": physics, "multislice": {"ice": 0}}
+    plain, part, blurred = (
+        np.fft.rfft2(images_of(ensemble, tmp_path / name, nuisances, **make)[0])
+        for name, nuisances in {
+            "plain": Nuisances(),
+            "part": Nuisances(blurred="A:2-4", blur=120.0),
+            "blurred": Nuisances(blurred="A", blur=120.0),
+        }.items()
+    )
+    k = np.hypot(np.fft.fftfreq(48, 2.0)[:, None], np.fft.rfftfreq(48, 2.0))
+    seen = (np.abs(plain) > 0.05 * np.abs(plain).max()) & (k < 0.2)
+    np.testing.assert_allclose((blurred / plain)[seen], np.exp(-0.25 * 120.0 * k**2)[seen], atol=tolerance)
+    lost, most = np.linalg.norm(plain - part), np.linalg.norm(plain - blurred)
+    assert 0.05 * most < lost < 0.95 * most
+
+
+@pytest.mark.parametrize("option", ["faint", "blurred"])
+def test_residues_that_are_not_there_are_refused(ensemble, tmp_path, option):
+    with pytest.raises(InputError, match=rf"--{option}: 'B:2': .* has no chain 'B'"):
+        images_of(ensemble, tmp_path, Nuisances(**{option: "B:2"}))
 
 
 def test_an_image_has_the_same_nuisances_however_many_there_are(ensemble):

@@ -1,15 +1,18 @@
 """Amplitudes from images: density about the molecule and faint residues, found where they are and only there."""
 
+import gemmi
 import numpy as np
 import pytest
 import torch
 
-from cryomorph.amplitudes import Slopes, minimise
+from cryomorph.amplitudes import Slopes, Unknown, minimise, numbers_of_residues
 from cryomorph.config import parse_config
 from cryomorph.errors import InputError
+from cryomorph.fitted import FittedRun
 from cryomorph.geometry import random_rotations
 from cryomorph.likelihood.direct import Direct, DirectSettings
 from cryomorph.likelihood.matched_filter import MatchedFilter, MatchedFilterSettings
+from cryomorph.report.summary import what_was_run
 from cryomorph.run import RunFolder
 from cryomorph.simulate import Nuisances, SimulationSettings
 from cryomorph.structure.beads import bead_model
@@ -66,15 +69,33 @@ def test_what_was_found_scatters(dimer):
     assert torch.equal(again(coordinates).positions, beads.positions)
 
 
-def test_both_likelihoods_see_the_surroundings_alike(dimer):
+def test_blurred_residues_are_wider_by_their_b_factor(dimer):
+    """A bead's transform `exp(-2π² σ² k²)` is multiplied by `exp(-B k²/4)`."""
+    molecule = bead_model(dimer, "residue")
+    whole = scatterers(molecule, dimer.coordinates, ScatteringSettings(b_factors=True))
+    whole.b_factor[4] = 80.0
+    coordinates = torch.from_numpy(dimer.coordinates).float()[None]
+    beads, plain, k = whole(coordinates), molecule(coordinates), 0.15
+    damping = torch.exp(-2 * np.pi**2 * k**2 * (beads.width.square() - plain.width.square()))
+    expected = torch.where(molecule.residue == 4, np.exp(-0.25 * 80.0 * k**2), 1.0)
+    torch.testing.assert_close(damping, expected, check_dtype=False)
+
+
+def test_both_likelihoods_see_surroundings_and_blur_alike(dimer):
+    """Values and gradients by the coordinates."""
     batch = coarse_batch(32)
     whole = scatterers(bead_model(dimer, "ca"), dimer.coordinates, ScatteringSettings(surroundings=True, reach=12.0))
     whole.extra[::20] = 30.0
-    beads = whole(torch.from_numpy(dimer.coordinates).float().expand(len(batch), -1, -1))
+    whole.b_factor[3:9] = torch.tensor([20.0, 80.0, 160.0, 300.0, 500.0, 40.0])
     rotation, shift = batch.rotation.float(), batch.shift.float()
-    direct = Direct(DirectSettings(), 1).terms(beads, rotation, shift, batch)
-    windows = MatchedFilter(MatchedFilterSettings(), 1).terms(beads, rotation, shift, batch)
-    torch.testing.assert_close(windows, direct, rtol=2e-3, atol=0.05, check_dtype=False)
+    found = []
+    for likelihood in (MatchedFilter(MatchedFilterSettings(), 1), Direct(DirectSettings(), 1)):
+        x = torch.from_numpy(dimer.coordinates).float().repeat(len(batch), 1, 1).requires_grad_()
+        terms = likelihood.terms(whole(x), rotation, shift, batch)
+        gradients = [torch.autograd.grad(term.sum(), x, retain_graph=True)[0] for term in terms]
+        found.append((*terms, *gradients))
+    for windows, direct in zip(*found, strict=True):
+        torch.testing.assert_close(windows, direct, rtol=2e-3, atol=0.05, check_dtype=False)
 
 
 def test_curvature_is_the_mean_over_directions():
@@ -89,7 +110,7 @@ def test_curvature_is_the_mean_over_directions():
         wave_a, wave_b = (np.exp(2j * np.pi * k * direction @ at.T) for at in (a, b))
         damping = np.exp(-2 * np.pi**2 * k**2 * (width_a[:, None] ** 2 + width_b**2))
         expected += weight * damping * (wave_a.conj().T @ wave_b).real / len(direction)
-    found = Slopes(torch.zeros(9), power, frequency).curvature(a, b, width_a, width_b)
+    found = Slopes(torch.zeros(9), torch.zeros(9), power, frequency).curvature(a, b, width_a, width_b)
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
@@ -107,6 +128,20 @@ def test_the_minimum_between_bounds_has_no_way_down(high):
     assert (a == 0).any()
 
 
+@pytest.mark.parametrize("sharper", [0.0, 40.0])
+def test_what_all_b_factors_share_is_no_residues(sharper):
+    """Residues that are sharper or more blurred together, and those that differ, by slopes at B-factors of 0."""
+    residue = np.repeat(np.arange(8), 2)
+    curvature = 0.01 * (np.eye(16) + np.random.default_rng(0).uniform(0, 0.05, (16, 16)))
+    kernels = [np.zeros((16, 16))] * 2 + [curvature + curvature.T]
+    true = np.where(np.arange(8) < 4, 0.0, 100.0)
+    slope = kernels[2] @ (true - sharper)[residue]
+    unknown = Unknown("b_factor", 1, 150.0, 50.0, 0.0, 500.0, np.zeros(8), np.ones(16), slope)
+    found, common = numbers_of_residues([unknown], residue, kernels)
+    np.testing.assert_allclose(found["b_factor"], true, atol=2)
+    assert common == pytest.approx(sharper, abs=2)
+
+
 def test_amplitudes_that_nothing_could_judge_are_refused(simulated):
     for changes in ({"free": {"share": 0}}, {"calibration": {"shells": "none"}}):
         settings = run_settings(simulated, scattering={"surroundings": True}, **changes)
@@ -116,10 +151,9 @@ def test_amplitudes_that_nothing_could_judge_are_refused(simulated):
 
 @pytest.fixture(scope="module")
 def images(simulated, tmp_path_factory):
-    """Images of the bent helices: with a belt, with a faint end, and with neither."""
+    """Images of the bent helices: with a belt, and with a faint end."""
     folder = tmp_path_factory.mktemp("nuisances")
     for name, nuisances in {
-        "plain": Nuisances(),
         "belt": Nuisances(belt=6.0),
         "faint": Nuisances(faint="A:17-24", occupancy=0.2),
     }.items():
@@ -132,26 +166,21 @@ def images(simulated, tmp_path_factory):
 
 
 def trained(images, out, scattering, **changes):
-    settings = run_settings(
-        images,
-        scattering=scattering,
-        training={"epochs": 5, "batch_size": 8},
-        calibration={"epochs": [0, 3]},
-        **changes,
-    )
+    schedule = {"training": {"epochs": 5, "batch_size": 8}, "calibration": {"epochs": [0, 3]}}
+    settings = run_settings(images, scattering=scattering, **(schedule | changes))
     return train(parse_config(settings, "test"), out)
 
 
 def scattering_of(run):
     state = RunFolder(run.path).load_checkpoint()["reconstruction"]
-    return state["beads.extra"], state["beads.factor"]
+    return state["beads.extra"], state["beads.factor"], state["beads.b_factor"]
 
 
 def test_a_belt_is_found_where_it_is(images, tmp_path, caplog):
     caplog.set_level("INFO")
     run = trained(images / "belt", tmp_path / "run", {"surroundings": True})
     assert "density about the molecule: kept" in caplog.text
-    extra, _ = scattering_of(run)
+    extra, _, _ = scattering_of(run)
     template = read_template(RunFolder(run.path).template)
     places, _ = lattice(template.coordinates, ScatteringSettings(surroundings=True))
     belt = np.load(images / "belt" / "truth.npz")["belt"]
@@ -166,5 +195,41 @@ def test_faint_residues_are_found(images, tmp_path, caplog):
     caplog.set_level("INFO")
     run = trained(images / "faint", tmp_path / "run", {"occupancy": True})
     assert "occupancy: kept" in caplog.text
-    _, factor = scattering_of(run)
+    _, factor, _ = scattering_of(run)
     assert factor[18:].mean() < 0.7 * factor[:14].mean()
+
+
+@pytest.fixture(scope="module")
+def still(simulated, tmp_path_factory):
+    """Images of the straight helices, which do not move: sharp, and with blurred residues."""
+    folder = tmp_path_factory.mktemp("still")
+    for name, nuisances in {"sharp": Nuisances(), "blurred": Nuisances(blurred="A:9-16", blur=200.0)}.items():
+        settings = SimulationSettings(
+            images_per_conformation=256, box=40, pixel_size=2.5, dose=2000, defocus=(5000, 9000), nuisances=nuisances
+        )
+        template = simulated / "straight.pdb"
+        simulate_images(template, folder / name, settings, template=template)
+    return folder
+
+
+@pytest.mark.parametrize("occupancy", [False, True])
+def test_blurred_residues_are_found(still, tmp_path, caplog, occupancy):
+    """By their B-factors, up to what the prior takes off, and not as faint ones."""
+    caplog.set_level("INFO")
+    found = {}
+    for name in ("sharp", "blurred"):
+        scattering = {"b_factors": True, "occupancy": occupancy}
+        run = trained(still / name, tmp_path / name, scattering, training={"epochs": 2}, calibration={"epochs": [0, 1]})
+        _, *found[name] = scattering_of(run)
+    what = "occupancy and B-factors" if occupancy else "B-factors"
+    assert f"{what}: kept" in caplog.text
+    (_, sharp), (factor, b_factor) = found["sharp"], found["blurred"]
+    blurred = torch.arange(24).ge(8) & torch.arange(24).lt(16)
+    assert 110 < b_factor[blurred].mean() < 220
+    assert b_factor[~blurred].mean() < 30
+    assert sharp.mean() < 30
+    assert (factor - 1).abs().max() < (0.2 if occupancy else 1e-6)
+    residues = [residue for chain in gemmi.read_structure(str(RunFolder(run.path).scattering))[0] for residue in chain]
+    np.testing.assert_allclose([residue[0].b_iso for residue in residues], b_factor, atol=0.01)
+    rows = dict(what_was_run(FittedRun(run.path), [])["rows"])
+    assert f"B-factors {b_factor.min():.0f} to {b_factor.max():.0f}\u00a0Å²" in rows["scattering"]

@@ -113,6 +113,18 @@ def test_other_formats_are_refused(tmp_path, template, conformations, name):
 
 
 @pytest.mark.parametrize("suffix", ["cif", "pdb"])
+def test_atoms_have_the_occupancy_and_b_factor_of_their_residue(tmp_path, template, suffix):
+    occupancy, b_factor = np.linspace(0.2, 1.0, len(template)), np.linspace(0, 300, len(template))
+    path = tmp_path / f"template.{suffix}"
+    write_template(path, template, occupancy, b_factor)
+    residues = [residue for chain in gemmi.read_structure(str(path))[0] for residue in chain]
+    assert len(residues) == len(template)
+    for residue, expected in zip(residues, zip(occupancy, b_factor, strict=True), strict=True):
+        for atom in residue:
+            assert (atom.occ, atom.b_iso) == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize("suffix", ["cif", "pdb"])
 def test_whole_templates_come_back(tmp_path, template, suffix):
     path = tmp_path / f"template.{suffix}"
     write_template(path, template)

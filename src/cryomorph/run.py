@@ -36,6 +36,7 @@ class RunFolder:
     `latents.npy`           latent coordinates (particles, d), when training is complete
     `poses.npz`             pose of each particle, when training is complete, unless poses were known
     `posterior.npz`         how sure each conformation is, and junk, when training is complete
+    `scattering.cif`        occupancies and B-factors of residues, when training is complete and they were looked for
     `calibration.npz`       noise and signal of each Fourier shell, when they are calibrated
     `calibration.svg`       the same, to look at
     `analysis`              folder of what `cryomorph analyze` finds
@@ -84,6 +85,11 @@ class RunFolder:
     def posterior(self) -> Path:
         """How sure the conformations of the finished run are."""
         return self.path / "posterior.npz"
+
+    @property
+    def scattering(self) -> Path:
+        """The template with the occupancies and B-factors that the finished run found of its residues."""
+        return self.path / "scattering.cif"
 
     @property
     def evaluation(self) -> Path:

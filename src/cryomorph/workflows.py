@@ -44,6 +44,7 @@ from cryomorph.search.joint import JointSearch
 from cryomorph.selection import Selection
 from cryomorph.simulate import SimulationSettings, simulate
 from cryomorph.structure.model import Template, read_template
+from cryomorph.structure.scatterers import Scatterers
 from cryomorph.structure.trajectory import read_ensemble
 from cryomorph.structure.write import write_template
 from cryomorph.training import Trainer
@@ -171,6 +172,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         if reconstruction.poses.finds:
             run.save_poses(_all_poses(reconstruction, latents, stack, fabric.device))
         run.save_posterior(uncertainty)
+        if isinstance(reconstruction.beads, Scatterers):
+            write_template(run.scattering, template, *reconstruction.beads.of_residues())
         run.save_latents(_all_latents(latents, stack, fabric.device))
     fabric.barrier()
     return run

@@ -96,6 +96,8 @@ def simulate(
     ] = None,
     faint: Annotated[str | None, option("Residues that scatter less than they should, such as A:120-160.")] = None,
     occupancy: Annotated[float | None, option("Share of their scattering that those have [default: 0.3].")] = None,
+    blurred: Annotated[str | None, option("Residues that are blurred, such as A:120-160.")] = None,
+    blur: Annotated[float | None, option("B-factor of those beyond all others', Å² [default: 200].")] = None,
     seed: Annotated[int | None, option("Seed of all random numbers [default: 0].", min=0)] = None,
 ) -> None:
     """Simulate images with known truth from all-atom conformations."""
@@ -136,6 +138,8 @@ def simulate(
         "neighbours": neighbours,
         "faint": faint,
         "occupancy": occupancy,
+        "blurred": blurred,
+        "blur": blur,
     }
     given["nuisances"] = {name: value for name, value in nuisances.items() if value is not None} or None
     wave = {

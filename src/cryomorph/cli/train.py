@@ -45,7 +45,11 @@ def train(
     ] = None,
     occupancy: Annotated[
         bool | None,
-        option("Look for how much each residue scatters; both are kept if free coefficients gain."),
+        option("Look for how much each residue scatters."),
+    ] = None,
+    b_factors: Annotated[
+        bool | None,
+        option("Look for how blurred each residue is; what these three find is kept if free coefficients gain."),
     ] = None,
     decoder: Annotated[str | None, option(f"Conformation model: {kinds(conformation_models)} [default: gnn].")] = None,
     latent_dim: Annotated[
@@ -131,6 +135,7 @@ def train(
         "beads": beads,
         "scattering.surroundings": surroundings,
         "scattering.occupancy": occupancy,
+        "scattering.b_factors": b_factors,
         "latent_prior": latent_prior,
         "search.shift_range": shift_range,
         "search.models": [str(path) for path in library] if library else None,

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from cryomorph.analysis.result import Analysis
-from cryomorph.config import RunConfig
+from cryomorph.fitted import FittedRun
 from cryomorph.report.convergence import Metrics, seconds
+from cryomorph.structure.beads import BeadModel
 from cryomorph.structure.model import Template
+from cryomorph.structure.scatterers import Scatterers
 from cryomorph.uncertainty import Uncertainty
 
 
@@ -42,8 +44,9 @@ def key_numbers(
     return found
 
 
-def what_was_run(config: RunConfig, template: Template, provenance: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def what_was_run(fitted: FittedRun, provenance: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what there is to say of how the result came about: rows of name and value, and all settings as YAML."""
+    config, template = fitted.config, fitted.template
     latest = provenance[-1] if provenance else {}
     versions = latest.get("versions", {})
     rows = {
@@ -54,6 +57,7 @@ def what_was_run(config: RunConfig, template: Template, provenance: Sequence[Map
         "latents": str(getattr(config.latents, "kind", "")),
         "poses": str(getattr(config.poses, "kind", "")),
         "beads": config.beads,
+        "scattering": _scattering(fitted.reconstruction.beads),
         "seed": str(config.seed),
         "started": str(provenance[0].get("time", "")) if provenance else "",
         "command": " ".join(str(word) for word in latest.get("command", [])),
@@ -61,6 +65,17 @@ def what_was_run(config: RunConfig, template: Template, provenance: Sequence[Map
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return {"rows": [[name, value] for name, value in rows.items() if value], "settings": config.to_yaml()}
+
+
+def _scattering(beads: BeadModel | Scatterers) -> str:
+    """Say what was looked for beside the molecule's complete, sharp atoms, and found; nothing if it was not."""
+    if not isinstance(beads, Scatterers):
+        return ""
+    occupancy, b_factor = beads.of_residues()
+    return (
+        f"occupancies of residues {occupancy.min():.2f} to {occupancy.max():.2f}, B-factors {b_factor.min():.0f} to "
+        f"{b_factor.max():.0f}\u00a0Å², {int((beads.extra > 0).sum())} beads about the molecule"
+    )
 
 
 def _card(value: str, unit: str, label: str, detail: str) -> dict[str, str]:

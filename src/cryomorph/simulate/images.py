@@ -44,16 +44,16 @@ def contrasts(
     extent
         The `reach` of the molecules, if it is known already.
     disturbances
-        A belt, neighbours and occupancies; none if not given.
+        A belt, neighbours, occupancies and B-factors; none if not given.
     """
     extent = reach(molecules) if extent is None else extent
     if disturbances is None:
         disturbances = draw_nuisances(Nuisances(), molecules, len(particles), extent, settings.seed)
     box = working_box(disturbances.reach(extent), settings)
-    elements, occupancy = molecules.template.elements, disturbances.occupancy
+    elements, of_atoms = molecules.template.elements, (disturbances.occupancy, disturbances.b_factor)
     first = box // 2 - settings.box // 2
     window = slice(first, first + settings.box)
-    potential = ProjectedPotential(elements, box, settings.pixel_size, settings.solvent, occupancy)
+    potential = ProjectedPotential(elements, box, settings.pixel_size, settings.solvent, *of_atoms)
     belt = torch.from_numpy(disturbances.belt)
     carbons = ProjectedPotential(("C",) * len(belt), box, settings.pixel_size, settings.solvent)
     neighbours = disturbances.neighbours

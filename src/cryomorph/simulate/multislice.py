@@ -59,6 +59,7 @@ class Multislice:
         self,
         elements: tuple[str, ...],
         occupancy: NDArray[np.float64],
+        b_factor: NDArray[np.float64],
         settings: SimulationSettings,
         extent: float,
         device: torch.device,
@@ -77,7 +78,7 @@ class Multislice:
             self.size,
             self.sampling,
             solvent=settings.solvent and self.physics.ice > 0,
-            b_factor=damage,
+            b_factor=b_factor + damage,
             occupancy=occupancy,
             device=device,
         )
@@ -171,15 +172,18 @@ def contrasts(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameters, neighbours = ctf_parameters(particles, settings), disturbances.neighbours
     elements = molecules.template.elements
-    own = np.ones(len(elements)) if disturbances.occupancy is None else disturbances.occupancy
+    own = disturbances.occupancy, disturbances.b_factor
     belt = ("C",) * len(disturbances.belt)
     setups: dict[bool, Multislice] = {}
     for image in range(len(particles)):
         beside = bool(neighbours.present[image])
         if beside not in setups:
             atoms = elements + belt + (elements if beside else ())
-            occupancy = np.concatenate([own, np.ones(len(belt)), own if beside else np.zeros(0)])
-            setups[beside] = Multislice(atoms, occupancy, settings, disturbances.reach(extent), device)
+            occupancy, b_factor = (
+                np.concatenate([values, np.full(len(belt), of_belt), values if beside else np.zeros(0)])
+                for values, of_belt in zip(own, (1.0, 0.0), strict=True)
+            )
+            setups[beside] = Multislice(atoms, occupancy, b_factor, settings, disturbances.reach(extent), device)
         setup = setups[beside]
         generator = torch.Generator().manual_seed(_seed(settings.seed, image))
         wave = setup.exit_wave(setup.slices(_scene(molecules, particles, disturbances, image), generator))

@@ -49,6 +49,8 @@ class Nuisances(Settings):
     neighbours: float = Field(0.0, ge=0, le=1, description="share of images that also show a part of another molecule")
     faint: str | None = Field(None, description="residues that scatter less, such as A:120-160")
     occupancy: float = Field(0.3, ge=0, le=1, description="share of their scattering that those have")
+    blurred: str | None = Field(None, description="residues that are blurred, such as A:120-160")
+    blur: float = Field(200.0, ge=0, description="B-factor of those in Å², beyond that of all others")
 
     @field_validator("group_contrast", mode="before")
     @classmethod
@@ -102,8 +104,8 @@ class Disturbances:
     belt : array (k, 3)
         Carbon atoms in the map frame that do not move, Å.
     neighbours : Neighbours
-    occupancy : array (m,) or None
-        Of the molecule's atoms; None where all are 1.
+    occupancy, b_factor : array (m,)
+        Of the molecule's atoms, the latter in Å².
     """
 
     settings: Nuisances
@@ -112,7 +114,8 @@ class Disturbances:
     group: NDArray[np.int64]
     belt: NDArray[np.float32]
     neighbours: Neighbours
-    occupancy: Array | None
+    occupancy: Array
+    b_factor: Array
 
     def background(self, image: int, box: int, pixel_size: float) -> NDArray[np.float32] | None:
         """Return the smooth field of an image, shape (D, D), in standard deviations of the noise; None without."""
@@ -166,7 +169,7 @@ def draw_nuisances(settings: Nuisances, molecules: Molecules, images: int, exten
     Raises
     ------
     InputError
-        If the molecule has no such residues as are to be faint.
+        If the molecule has no such residues as are to be faint or blurred.
     """
     # Of a log-normal distribution of mean 1 and the deviation asked for.
     variance = np.log1p(settings.contrast**2)
@@ -182,6 +185,8 @@ def draw_nuisances(settings: Nuisances, molecules: Molecules, images: int, exten
         rotation[image] = random_rotations(1, generator)[0]
         angle, distance = generator.uniform(0, 2 * np.pi), extent * generator.uniform(NEAREST, FURTHEST)
         shift[image] = distance * np.cos(angle), distance * np.sin(angle)
+    faint = _atoms_of(settings.faint, molecules.template, "--faint")
+    blurred = _atoms_of(settings.blurred, molecules.template, "--blurred")
     group = np.arange(images) % len(settings.group_contrast)
     return Disturbances(
         settings=settings,
@@ -190,7 +195,8 @@ def draw_nuisances(settings: Nuisances, molecules: Molecules, images: int, exten
         group=group,
         belt=_belt(settings.belt, molecules, seed),
         neighbours=Neighbours(present, conformation, rotation, shift),
-        occupancy=_occupancy(settings, molecules.template),
+        occupancy=np.where(faint, settings.occupancy, 1.0),
+        b_factor=np.where(blurred, settings.blur, 0.0),
     )
 
 
@@ -198,11 +204,11 @@ def _of_image(seed: int, image: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(image, _IMAGE_STREAM, purpose)))
 
 
-def _occupancy(settings: Nuisances, template: Template) -> Array | None:
-    if settings.faint is None:
-        return None
-    faint = residues_of(template, settings.faint, "--faint")
-    return np.where(faint[template.atom_residue], settings.occupancy, 1.0)
+def _atoms_of(residues: str | None, template: Template, option: str) -> NDArray[np.bool_]:
+    """Return which atoms are those of the residues that an option names, shape (m,); none if it is not given."""
+    if residues is None:
+        return np.zeros(len(template.elements), dtype=np.bool_)
+    return residues_of(template, residues, option)[template.atom_residue]
 
 
 def _belt(share: float, molecules: Molecules, seed: int) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cryomorph.gridding.footprints import Footprints, kernel_transform
 from cryomorph.gridding.transfer import transfer
-from cryomorph.structure.potential import atomic_potential, displaced_density
+from cryomorph.structure.potential import atomic_potential, displaced_density, kinds_of_atoms
 
 BAND = 2 / 3
 """Share of the Nyquist frequency up to which potential and wave are kept: their product does not come back."""
@@ -33,7 +33,7 @@ class SlicePotentials:
     solvent
         Whether the ice that the atoms displace is subtracted.
     b_factor
-        Å², of the atoms' motion: `exp(-B k²/4)`.
+        Of the atoms' motion, `exp(-B k²/4)`, shape (m,) in Å².
     occupancy
         Share of its scattering that each atom has, shape (m,).
     device
@@ -47,7 +47,7 @@ class SlicePotentials:
         sampling: float,
         *,
         solvent: bool,
-        b_factor: float,
+        b_factor: NDArray[np.float64],
         occupancy: NDArray[np.float64],
         device: torch.device,
     ) -> None:
@@ -61,19 +61,15 @@ class SlicePotentials:
         kernel = torch.from_numpy(kernel_transform(index.abs().clamp(max=highest).cpu().numpy() / size, oversampling))
         kernel = kernel.float().to(device)
         factor = inside / (kernel[:, None] * kernel[None, : size // 2 + 1] * sampling**2)
-        factor = factor * torch.exp(-0.25 * b_factor * radius.square())
-        symbols: NDArray[np.str_] = np.array(elements)
         self.occupancy = torch.from_numpy(occupancy).float().to(device)
         # Points: what is wider than a point is in the potential's transform.
         self.footprints = Footprints.make(np.ones(1), np.ones(1), oversampling).to(device)
-        self.parts = [
-            (
-                torch.from_numpy(np.flatnonzero(symbols == symbol)).to(device),
-                (factor * atomic_potential(symbol, radius, solvent)).float(),
-                (factor * displaced_density(symbol, radius)).float(),
-            )
-            for symbol in sorted(set(elements))
-        ]
+        self.parts = []
+        for symbol, blur, atoms in kinds_of_atoms(elements, b_factor):
+            blurred = factor * torch.exp(-0.25 * blur * radius.square())
+            of_potential = blurred * atomic_potential(symbol, radius, solvent)
+            of_volume = blurred * displaced_density(symbol, radius)
+            self.parts.append((atoms.to(device), of_potential.float(), of_volume.float()))
 
     def __call__(self, positions: Tensor, thickness: float, count: int) -> tuple[Tensor, Tensor]:
         """Render slices about z = 0, in the order of ascending z.

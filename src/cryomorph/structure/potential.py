@@ -5,7 +5,7 @@ where ice would be, so the ice it displaces is taken away: a Gaussian of the ato
 potential of ice (Fraser, MacRae & Suzuki, J. Appl. Cryst. 11, 693, 1978). Only the difference gives contrast.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import pi
 
 import gemmi
@@ -117,6 +117,8 @@ class ProjectedPotential:
         Whether the ice that the atoms displace is subtracted.
     occupancy
         Share of its scattering that each atom has, shape (m,); 1 if not given.
+    b_factor
+        Of each atom, `exp(-B k²/4)`, shape (m,) in Å²; 0 if not given.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class ProjectedPotential:
         pixel_size: float,
         solvent: bool,
         occupancy: NDArray[np.float64] | None = None,
+        b_factor: NDArray[np.float64] | None = None,
     ):
         self.box = box
         self._frequencies = (box + 1) // 2  # along an axis, from 0
@@ -136,15 +139,13 @@ class ProjectedPotential:
         radius = torch.hypot(frequency[:, None], frequency[None])
         spread = torch.from_numpy(kernel_transform(index / self._size, OVERSAMPLING))
         factor = 1 / (spread[:, None] * spread * pixel_size**2)
-        symbols: NDArray[np.str_] = np.array(elements)
         occupied = torch.ones(len(elements)) if occupancy is None else torch.from_numpy(occupancy).float()
-        self._elements = []
-        for symbol in sorted(set(elements)):
-            atoms = torch.from_numpy(np.flatnonzero(symbols == symbol))
+        self._kinds = []
+        for symbol, blur, atoms in kinds_of_atoms(elements, b_factor):
             # Points: what is wider than a point is in the potential's transform.
             footprints = Footprints.make(np.ones(len(atoms)), np.ones(1), OVERSAMPLING)
-            potential = factor * atomic_potential(symbol, radius, solvent)
-            self._elements.append((atoms, occupied[atoms], footprints, potential.float()))
+            potential = factor * atomic_potential(symbol, radius, solvent) * torch.exp(-0.25 * blur * radius.square())
+            self._kinds.append((atoms, occupied[atoms], footprints, potential.float()))
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Discrete Fourier transform of the projected potential.
@@ -163,13 +164,24 @@ class ProjectedPotential:
         spread = transfer("auto", positions.device).spread
         step = torch.zeros(images, dtype=torch.int64, device=positions.device)
         fourier = positions.new_zeros((images, self.box, self.box // 2 + 1), dtype=torch.complex64)
-        for atoms, occupancy, footprints, potential in self._elements:
+        for atoms, occupancy, footprints, potential in self._kinds:
             points = positions[:, atoms] * self._samples
             grid = spread(points, occupancy.to(points.device), footprints, step, self._size)
             transform = torch.fft.rfft2(grid)[..., :n]
             fourier[:, :n, :n] += potential * transform[:, :n]
             fourier[:, self.box - n + 1 :, :n] += potential[1:].flip(0) * transform[:, self._size - n + 1 :]
         return fourier
+
+
+def kinds_of_atoms(
+    elements: Sequence[str], b_factor: NDArray[np.float64] | None
+) -> Iterator[tuple[str, float, Tensor]]:
+    """Yield each kind of atom: its element, its B-factor in Å² (0 if none are given), and which atoms are of it."""
+    symbols: NDArray[np.str_] = np.array(elements)
+    blurs = np.zeros(len(elements)) if b_factor is None else b_factor
+    for symbol in sorted(set(elements)):
+        for blur in np.unique(blurs[symbols == symbol]):
+            yield symbol, float(blur), torch.from_numpy(np.flatnonzero((symbols == symbol) & (blurs == blur)))
 
 
 def to_image(fourier: Tensor, box: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""What scatters beside a complete molecule of known strength: density about it that does not move, residues that fade.
+"""What scatters beside a complete, sharp molecule: density about it that does not move, residues that fade or blur.
 
 Detergent, lipid or a partner that is not in the template is made of wide beads on a coarse lattice about the template,
-fixed in the map frame. A residue that is disordered or absent in part scatters by a factor less. Both are found from
-the images (`cryomorph.amplitudes`).
+fixed in the map frame. A residue that is absent in part scatters by a factor less; one that is disordered is wider, by
+a B-factor. All are found from the images (`cryomorph.amplitudes`).
 """
 
 import numpy as np
@@ -19,6 +19,10 @@ MOST_PLACES = 2500
 """Of the lattice; it is made coarser for molecules that need more."""
 MOST_FACTOR = 1.5
 """Largest amplitude of a residue, compared with its atoms'."""
+MOST_BLUR = 500.0
+"""Largest B-factor of a residue, Å²: beads 2.5 Å wide at least."""
+PER_VARIANCE = 8 * np.pi**2
+"""B-factor of a bead for each Å² of variance along an axis."""
 
 
 class ScatteringSettings(Settings):
@@ -26,6 +30,7 @@ class ScatteringSettings(Settings):
 
     surroundings: bool = Field(False, description="density about the template that does not move with it")
     occupancy: bool = Field(False, description="an amplitude for each residue")
+    b_factors: bool = Field(False, description="a B-factor for each residue")
     reach: float = Field(20.0, gt=0, description="Å from the template's residues up to which there may be such density")
     gap: float = Field(5.0, ge=0, description="Å from the template's residues that stay free of it")
     spacing: float = Field(6.0, ge=2, description="Å between the beads that it is made of")
@@ -33,11 +38,11 @@ class ScatteringSettings(Settings):
     @property
     def active(self) -> bool:
         """Whether anything is looked for."""
-        return self.surroundings or self.occupancy
+        return self.surroundings or self.occupancy or self.b_factors
 
 
 class Scatterers(nn.Module):
-    """Takes conformations to beads: the molecule's, fainter where residues are, and those that do not move.
+    """Takes conformations to beads: the molecule's, faint or blurred where residues are, and those that do not move.
 
     Parameters
     ----------
@@ -54,6 +59,8 @@ class Scatterers(nn.Module):
     ----------
     factor : Tensor (n,)
         By which the amplitudes of each residue are multiplied.
+    b_factor : Tensor (n,)
+        Of each residue, `exp(-B k²/4)` in Å², beyond what calibrated shells say of all; not negative.
     extra : Tensor (G,)
         Amplitudes of the beads about the molecule, in the unit of its own, not negative; those of 0 take no part.
     places : Tensor (G, 3)
@@ -61,6 +68,7 @@ class Scatterers(nn.Module):
     """
 
     factor: Tensor
+    b_factor: Tensor
     extra: Tensor
     places: Tensor
     extra_width: Tensor
@@ -69,6 +77,7 @@ class Scatterers(nn.Module):
         super().__init__()
         self.molecule = molecule
         self.register_buffer("factor", torch.ones(residues))
+        self.register_buffer("b_factor", torch.zeros(residues))
         self.register_buffer("extra", torch.zeros(len(places)))
         self.register_buffer("places", torch.from_numpy(places).float(), persistent=False)
         self.register_buffer("extra_width", torch.full((len(places),), width), persistent=False)
@@ -80,16 +89,21 @@ class Scatterers(nn.Module):
     def beads(self, coordinates: Tensor, chosen: Tensor) -> Beads:
         """Place the molecule's beads, then those about it that are chosen, bool (G,), whatever their amplitude."""
         beads = self.molecule(coordinates)
+        blur = (self.b_factor / PER_VARIANCE).sqrt()[self.molecule.residue]
         around = self.places[chosen].to(coordinates.dtype).expand(len(coordinates), -1, -1)
         return Beads(
             torch.cat([beads.positions, around], dim=1),
             torch.cat([beads.amplitude * self.factor[self.molecule.residue], self.extra[chosen]]),
-            torch.cat([beads.width, self.extra_width[chosen]]),
+            torch.cat([torch.hypot(beads.width, blur), self.extra_width[chosen]]),
         )
+
+    def of_residues(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return factors and B-factors (Å²) of the residues, each of shape (n,)."""
+        return self.factor.cpu().numpy(), self.b_factor.cpu().numpy()
 
 
 def scatterers(molecule: BeadModel, coordinates: NDArray[np.float64], settings: ScatteringSettings) -> Scatterers:
-    """Let there be something about a molecule, and let residues fade; before it is looked for, nothing changes.
+    """Let there be something about a molecule, and let residues fade and blur: nothing does before it is looked for.
 
     Parameters
     ----------

@@ -77,8 +77,22 @@ def write_atoms(
     )
 
 
-def write_template(path: Path, template: Template) -> None:
+def write_template(
+    path: Path,
+    template: Template,
+    occupancy: NDArray[np.floating] | None = None,
+    b_factor: NDArray[np.floating] | None = None,
+) -> None:
     """Write all atoms of a template as .cif or .pdb.
+
+    Parameters
+    ----------
+    path
+        The file.
+    template
+        Of n residues.
+    occupancy, b_factor
+        Of each residue's atoms, shape (n,), the latter in Å²; all 1, and gemmi's default of 20 Å², if not given.
 
     Raises
     ------
@@ -89,7 +103,7 @@ def write_template(path: Path, template: Template) -> None:
     suffix = path.suffix.lower()
     if suffix not in (".cif", ".pdb"):
         raise InputError(f"{path}: cannot write this kind of file; expected .cif or .pdb")
-    structure = _structure(template)
+    structure = _structure(template, occupancy, b_factor)
     if suffix == ".pdb":
         check_pdb_limits(path, template, len(template.atom_names), 1)
     with atomic_path(path) as temporary:
@@ -131,7 +145,9 @@ def _write_dcd(path: Path, written: Written, conformations: Iterable[Array]) -> 
             trajectory.write(conformation[None].astype(np.float32))
 
 
-def _structure(template: Template) -> gemmi.Structure:
+def _structure(
+    template: Template, occupancy: NDArray[np.floating] | None, b_factor: NDArray[np.floating] | None
+) -> gemmi.Structure:
     structure = gemmi.Structure()
     structure.name = "cryomorph"
     model = gemmi.Model(1)
@@ -146,6 +162,10 @@ def _structure(template: Template) -> gemmi.Structure:
             atom = gemmi.Atom()
             atom.name, atom.element = template.atom_names[row], gemmi.Element(template.elements[row])
             atom.pos, atom.serial = gemmi.Position(*template.atom_coordinates[row]), row + 1
+            if occupancy is not None:
+                atom.occ = float(occupancy[i])
+            if b_factor is not None:
+                atom.b_iso = float(b_factor[i])
             residue.add_atom(atom)
         chains[template.chain[i]].add_residue(residue)
     for chain in chains:
