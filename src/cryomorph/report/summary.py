@@ -7,6 +7,7 @@ import numpy as np
 
 from cryomorph.analysis.result import Analysis
 from cryomorph.config import RunConfig
+from cryomorph.reconstruction import Reconstruction
 from cryomorph.report.convergence import Metrics, seconds
 from cryomorph.structure.model import Template
 from cryomorph.uncertainty import Uncertainty
@@ -42,7 +43,13 @@ def key_numbers(
     return found
 
 
-def what_was_run(config: RunConfig, template: Template, provenance: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def what_was_run(
+    config: RunConfig,
+    reconstruction: Reconstruction,
+    template: Template,
+    posterior: Uncertainty | None,
+    provenance: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
     """Return what there is to say of how the result came about: rows of name and value, and all settings as YAML."""
     latest = provenance[-1] if provenance else {}
     versions = latest.get("versions", {})
@@ -53,7 +60,10 @@ def what_was_run(config: RunConfig, template: Template, provenance: Sequence[Map
         "conformations": str(getattr(config.decoder, "kind", "")),
         "latents": str(getattr(config.latents, "kind", "")),
         "poses": str(getattr(config.poses, "kind", "")),
-        "beads": config.beads,
+        "directions in use": "" if posterior is None else "{1} of {0}".format(*posterior.directions.shape),
+        "beads": _chosen(reconstruction.molecule.kind, config.beads),
+        "prior strength": _chosen(f"{float(reconstruction.strength):.4g}", config.priors.strength),
+        "latent prior": _chosen(f"{float(reconstruction.latent_prior):.4g}", config.latent_prior),
         "seed": str(config.seed),
         "started": str(provenance[0].get("time", "")) if provenance else "",
         "command": " ".join(str(word) for word in latest.get("command", [])),
@@ -61,6 +71,10 @@ def what_was_run(config: RunConfig, template: Template, provenance: Sequence[Map
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return {"rows": [[name, value] for name, value in rows.items() if value], "settings": config.to_yaml()}
+
+
+def _chosen(value: str, setting: float | str) -> str:
+    return f"{value} (chosen)" if setting == "auto" else value
 
 
 def _card(value: str, unit: str, label: str, detail: str) -> dict[str, str]:
