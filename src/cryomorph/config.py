@@ -146,7 +146,7 @@ class RunConfig(Settings):
     latents: SerializeAsAny[Settings]
     poses: SerializeAsAny[Settings]
     likelihood: SerializeAsAny[Settings]
-    beads: BeadKind | Literal["auto"] = Field(
+    beads: Literal["auto", "ca", "residue", "atom"] = Field(
         "auto", description="what stands for the molecule; auto: chosen by coefficients kept out of the fit"
     )
     scattering: ScatteringSettings = Field(default_factory=ScatteringSettings)
