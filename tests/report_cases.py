@@ -98,6 +98,7 @@ def uncertainty(particles: int, residues: int, junk: int = 0) -> SimpleNamespace
     """The same of every particle, but for the first few, which are junk."""
     ones = np.ones(particles, dtype=np.float32)
     return SimpleNamespace(
+        directions=np.eye(8, 2, dtype=np.float32),
         deviation=0.4 * ones,
         residues=np.full(residues, 0.4, np.float32),
         information=2 * ones,
@@ -144,7 +145,9 @@ def source(particles: int = 400, residues: int = 40, *, names: tuple[str, ...] =
     config = SimpleNamespace(
         particles=SimpleNamespace(path="particles.star"),
         template=SimpleNamespace(path="model.pdb"),
-        beads="residue",
+        beads="auto",
+        priors=SimpleNamespace(strength="auto"),
+        latent_prior=1.0,
         seed=0,
         to_yaml=lambda: "seed: 0\n",
         **kinds,
@@ -154,7 +157,7 @@ def source(particles: int = 400, residues: int = 40, *, names: tuple[str, ...] =
         config=config,
         source_index=np.arange(particles) + 100,
         run=SimpleNamespace(images=lambda: (8, np.array([2.0])), path=Path("/projects/run7")),
-        reconstruction=SimpleNamespace(strength=30.0),
+        reconstruction=SimpleNamespace(strength=30.0, latent_prior=1.0, molecule=SimpleNamespace(kind="residue")),
     )
     frequency = np.arange(4)[None] / 16.0
     found = {

@@ -15,7 +15,7 @@ LEAST = {"particles": {"path": "p.star"}, "template": {"path": "t.pdb"}}
 def test_defaults_are_paper_a_s_model():
     config = parse_config(LEAST, "test")
     assert (config.decoder.kind, config.decoder.latent_dim) == ("gnn", 8)
-    assert (config.poses.kind, config.likelihood.kind, config.beads) == ("known", "matched_filter", "residue")
+    assert (config.poses.kind, config.likelihood.kind, config.beads) == ("known", "matched_filter", "auto")
     weights = {kind: prior.weight for kind, prior in config.priors.terms.items()}
     assert weights == {"centre": 5e-4, "bonds": 0.01, "log_distance": 0.01}
     assert config.priors.terms["log_distance"].omega == 0.25

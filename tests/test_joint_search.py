@@ -315,7 +315,14 @@ def test_clear_images_leave_no_doubt_where_a_lopsided_molecule_lies(searched):
 
 def test_what_another_pose_would_mean_is_added_to_the_uncertainty():
     model, square = np.zeros((3, 1)), np.array([0.0, 9.0, 0.25], np.float32)
-    flat = {"latents": model, "directions": model, "covariance": model, "rest": model, "information": model}
+    flat = {
+        "latents": model,
+        "directions": model,
+        "covariance": model,
+        "rest": model,
+        "information": model,
+        "relevance": model,
+    }
     sure = Uncertainty(
         **flat,
         deviation=np.array([1.0, 4.0, 0.0], np.float32),
@@ -392,7 +399,7 @@ def search_in_noise(unposed, tmp_path_factory):
     nothing = np.empty((0, len(template), 3))
     settings = SearchSettings(directions=80, in_plane=24, approach=ApproachSettings(images=200))
     parts = (settings, reconstruction, latents, stack, template, nothing)
-    return JointSearch(*parts, latent_prior=1.0, seed=0), source
+    return JointSearch(*parts, seed=0), source
 
 
 def test_no_conformation_fits_noise_better_than_another(search_in_noise):

@@ -333,6 +333,15 @@ def test_key_numbers(planted):
     }
 
 
+def test_what_was_chosen_is_said():
+    rows = dict(sections(source())["run"]["rows"])
+    assert rows["beads"] == "residue (chosen)"
+    assert rows["prior strength"] == "30 (chosen)"
+    assert rows["latent prior"] == "1"
+    assert rows["directions in use"] == "2 of 8"
+    assert "directions in use" not in dict(sections(source(posterior=None))["run"]["rows"])
+
+
 class TestPage:
     def test_it_carries_its_data_and_nothing_from_elsewhere(self):
         html = page(sections(source()))

@@ -231,5 +231,5 @@ def test_blurred_residues_are_found(still, tmp_path, caplog, occupancy):
     assert (factor - 1).abs().max() < (0.2 if occupancy else 1e-6)
     residues = [residue for chain in gemmi.read_structure(str(RunFolder(run.path).scattering))[0] for residue in chain]
     np.testing.assert_allclose([residue[0].b_iso for residue in residues], b_factor, atol=0.01)
-    rows = dict(what_was_run(FittedRun(run.path), [])["rows"])
+    rows = dict(what_was_run(FittedRun(run.path), None, [])["rows"])
     assert f"B-factors {b_factor.min():.0f} to {b_factor.max():.0f}\u00a0Å²" in rows["scattering"]

@@ -153,6 +153,7 @@ def test_metrics_tell_what_happened(finished):
     names = {"epoch", "misfit", "geometry", "latents", "poses", "gain", "learning_rate", "seconds", "images_per_second"}
     names |= {"work", "free", "work_shells", "free_shells"}
     assert rows[0].pop("prior_strength")["tried"] == [100.0, 33.33]
+    assert rows[0].pop("latent_prior")["tried"] == [1.0, 0.3333, 3.0]
     for row in rows:
         assert row.keys() == names
         assert row["gain"] > 0
@@ -180,7 +181,7 @@ def test_progress_is_told_of_every_image(simulated, tmp_path):
     training = {"epochs": 2, "batch_size": 10}
     settings = run_settings(simulated, training=training, likelihood="direct", calibration=calibration)
     train(parse_config(settings, "test"), tmp_path / "run", progress=progress)
-    names = ["calibration", "epoch 1/2", "calibration", "prior strength", "epoch 2/2", "uncertainty"]
+    names = ["calibration", "epoch 1/2", "calibration", "strengths", "epoch 2/2", "uncertainty"]
     images = [48, 48, 48, 2 * 48, 48, 48]  # the strength so far and a weaker one are tried
     assert progress.stretches == [[name, m, "images", m, "done"] for name, m in zip(names, images, strict=True)]
 

@@ -83,7 +83,7 @@ def test_the_file_is_what_anyone_finds_who_opens_the_run(finished, uncertainty):
         run.reconstruction,
         stack.with_background_radius(background_radius(run.template, stack)),
         lambda batch, observed: torch.from_numpy(run.latents)[batch.index],
-        latent_prior=run.config.latent_prior,
+        latent_prior=float(run.reconstruction.latent_prior),
         steps=0,  # the run's own are the most probable ones
         selection=Selection.work(stack.box, run.config.free, run.config.seed),
     )

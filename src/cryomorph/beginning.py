@@ -77,11 +77,18 @@ def take_over(trainer: Trainer, config: RunConfig, earlier: FittedRun, progress:
         Told of images.
     """
     state = earlier.run.load_checkpoint()
-    same_poses = config.poses == earlier.config.poses and config.infer_from is None
-    shared = {name: value for name, value in state["reconstruction"].items() if same_poses or name[:6] != "poses."}
-    trainer.reconstruction.load_state_dict(shared, strict=same_poses)
+    reconstruction = trainer.reconstruction
+    changed = []
+    if config.poses != earlier.config.poses or config.infer_from is not None:
+        changed.append("poses.")
+    if reconstruction.molecule.kind != earlier.reconstruction.molecule.kind:
+        changed.append("beads.")
+    shared = {name: value for name, value in state["reconstruction"].items() if name[:6] not in changed}
+    reconstruction.load_state_dict(shared, strict=not changed)
     if config.priors.strength != "auto":  # else that of the earlier run is the start
-        trainer.reconstruction.strength.fill_(config.priors.strength)
+        reconstruction.strength.fill_(config.priors.strength)
+    if config.latent_prior != "auto":
+        reconstruction.latent_prior.fill_(config.latent_prior)
     if state["calibration"] is not None and config.calibration.shells != "none":
         trainer.use_calibration(ShellCalibration(**state["calibration"]))
     latents = trainer.latents
@@ -162,7 +169,7 @@ def _place_where_images_fit(trainer: Trainer, places: Tensor, progress: Progress
     likelihood = reconstruction.likelihood
     z = places.to(device)
     beads = reconstruction.beads(reconstruction.conformations(z))
-    cost = 0.5 * trainer.optimisation.latent_prior * z.square().sum(1)
+    cost = 0.5 * reconstruction.latent_prior.to(z.dtype) * z.square().sum(1)
     rows = np.flatnonzero(trainer.owned.numpy())
     source = trainer.source  # has a bar of its own
     progress.start("comparing", len(rows))

@@ -162,7 +162,7 @@ class Half:
         progress, title
             Told of every image.
         """
-        prior = self.fitted.config.latent_prior
+        prior = float(self.reconstruction.latent_prior)
         seen = None if selection is None else selection.to(self.device)
 
         def start(batch: ParticleBatch, observed: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import cryomorph.latents
 import cryomorph.likelihood
 import cryomorph.poses
 import cryomorph.priors
+from cryomorph.bead_sets import START_BEADS
 from cryomorph.calibration import CalibrationSettings
 from cryomorph.components import Settings, discover
 from cryomorph.conformations.base import ConformationModel
@@ -31,11 +32,11 @@ from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings
 from cryomorph.search.joint import SearchSettings
 from cryomorph.selection import FreeSettings
-from cryomorph.structure.beads import BeadModel, bead_model
+from cryomorph.structure.beads import BeadKind, BeadModel, bead_model
 from cryomorph.structure.frame import place_template
 from cryomorph.structure.model import Template, read_template
 from cryomorph.structure.scatterers import Scatterers, ScatteringSettings, scatterers
-from cryomorph.trials import START, TrialSettings
+from cryomorph.trials import LATENT_PRIOR, START, TrialSettings
 
 SEAMS: dict[str, tuple[ModuleType, type[Any]]] = {
     "decoder": (cryomorph.conformations, ConformationModel),
@@ -115,10 +116,13 @@ def _number_or_auto(value: Any) -> float | str:
     return "auto" if value == "auto" else number
 
 
+NumberOrAuto = Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)]
+
+
 class PriorsConfig(Settings):
     """Geometric priors; by default paper A's, with its weights, times one overall strength."""
 
-    strength: Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
+    strength: NumberOrAuto = Field(
         "auto", description="nats per unit of paper A's weighted sum; auto: chosen by coefficients kept out of the fit"
     )
     terms: dict[str, SerializeAsAny[PriorSettings]] = Field(default_factory=dict, validate_default=True)
@@ -142,9 +146,13 @@ class RunConfig(Settings):
     latents: SerializeAsAny[Settings]
     poses: SerializeAsAny[Settings]
     likelihood: SerializeAsAny[Settings]
-    beads: Literal["ca", "residue", "atom"] = "residue"
+    beads: Literal["auto", "ca", "residue", "atom"] = Field(
+        "auto", description="what stands for the molecule; auto: chosen by coefficients kept out of the fit"
+    )
     scattering: ScatteringSettings = Field(default_factory=ScatteringSettings)
-    latent_prior: float = Field(1.0, ge=0, description="what a nat of the latents' prior counts")
+    latent_prior: NumberOrAuto = Field(
+        "auto", description="what a nat of the latents' prior counts; auto: chosen by coefficients kept out of the fit"
+    )
     priors: PriorsConfig = Field(default_factory=PriorsConfig)
     search: SearchSettings = Field(default_factory=SearchSettings)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
@@ -318,7 +326,9 @@ def open_template(config: TemplateConfig, stack: ParticleStack) -> tuple[Templat
     return place_template(template, int(source_box[smallest]), float(stack.table.pixel_size[smallest]), config.frame)
 
 
-def build_reconstruction(config: RunConfig, template: Template, groups: int, particles: int) -> Reconstruction:
+def build_reconstruction(
+    config: RunConfig, template: Template, groups: int, particles: int, beads: BeadKind | None = None
+) -> Reconstruction:
     """Return the untrained model of a configuration.
 
     Parameters
@@ -329,20 +339,24 @@ def build_reconstruction(config: RunConfig, template: Template, groups: int, par
         In the map frame.
     groups, particles
         Number of optics groups, and of particles.
+    beads
+        Those that were chosen before, if there is a choice.
     """
+    kind = (beads or START_BEADS) if config.beads == "auto" else config.beads
     priors = [component("priors", _kind(s))(s, template) for s in config.priors.terms.values()]
     return Reconstruction(
         conformations=component("decoder", _kind(config.decoder))(config.decoder, template),
-        beads=_beads(config, template),
+        beads=_beads(config, template, kind),
         poses=component("poses", _kind(config.poses))(config.poses, particles),
         likelihood=component("likelihood", _kind(config.likelihood))(config.likelihood, groups),
         priors=priors,
         strength=START if config.priors.strength == "auto" else config.priors.strength,
+        latent_prior=LATENT_PRIOR if config.latent_prior == "auto" else config.latent_prior,
     )
 
 
-def _beads(config: RunConfig, template: Template) -> BeadModel | Scatterers:
-    molecule = bead_model(template, config.beads)
+def _beads(config: RunConfig, template: Template, kind: BeadKind) -> BeadModel | Scatterers:
+    molecule = bead_model(template, kind)
     return scatterers(molecule, template.coordinates, config.scattering) if config.scattering.active else molecule
 
 

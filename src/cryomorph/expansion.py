@@ -183,7 +183,6 @@ def expand(seen: Seen, z: Tensor, directions: Tensor, latent_prior: float) -> Ex
     x = reconstruction.conformations(z)
     here = seen.expected(x)
     misfit, scale = compare(seen, here)
-    scales = 0.5 * torch.log1p(_scale_variance(seen, here) * here.square().sum(1))
     geometry, force = _geometry(reconstruction, x)
     changes, moves, forces = [], [], []
     for direction in directions.T:
@@ -194,19 +193,36 @@ def expand(seen: Seen, z: Tensor, directions: Tensor, latent_prior: float) -> Ex
     change, move = torch.stack(changes, dim=1), torch.stack(moves, dim=1)
     fisher = _fisher(seen, here, change, scale)
     bending = (move @ torch.stack(forces, dim=2)).double()
-    residual = scale[:, None] * here - seen.image
-    along = (z @ directions).double()
-    gradient = (scale[:, None] * (change @ residual[:, :, None])[..., 0] + (move @ force[:, :, None])[..., 0]).double()
     return Expansion(
         z=z.clone(),
         misfit=misfit.double(),
         value=misfit.double() + geometry.double() + 0.5 * latent_prior * z.double().square().sum(1),
-        scales=scales.double(),
-        gradient=gradient + latent_prior * along,
+        scales=_scales(seen, here),
+        gradient=_gradient(seen, here, scale, change, move, force) + latent_prior * (z @ directions).double(),
         fisher=fisher,
         curvature=fisher + _positive(bending) + latent_prior * torch.eye(len(directions.T), device=z.device),
         move=move,
         change=change,
+    )
+
+
+def follow(seen: Seen, at: Expansion, z: Tensor, directions: Tensor, latent_prior: float) -> Expansion:
+    """Return the expansion about latents z (b, d) nearby, where images and residues change with latents as before.
+
+    Value and residual are exact, and so is the gradient but for that.
+    """
+    reconstruction = seen.reconstruction
+    x = reconstruction.conformations(z)
+    here = seen.expected(x)
+    misfit, scale = compare(seen, here)
+    geometry, force = _geometry(reconstruction, x)
+    return replace(
+        at,
+        z=z.clone(),
+        misfit=misfit.double(),
+        value=misfit.double() + geometry.double() + 0.5 * latent_prior * z.double().square().sum(1),
+        scales=_scales(seen, here),
+        gradient=_gradient(seen, here, scale, at.change, at.move, force) + latent_prior * (z @ directions).double(),
     )
 
 
@@ -267,6 +283,18 @@ def _fisher(seen: Seen, expected: Tensor, change: Tensor, scale: Tensor) -> Tens
     variance = _scale_variance(seen, expected)
     share = variance / (1 + variance * expected.square().sum(1))
     return (fisher - share[:, None, None] * like[:, :, None] * like[:, None, :]).double()
+
+
+def _gradient(seen: Seen, expected: Tensor, scale: Tensor, change: Tensor, move: Tensor, force: Tensor) -> Tensor:
+    """Return the gradient (b, k) of misfit and geometry along the directions, in double precision."""
+    residual = scale[:, None] * expected - seen.image
+    of_image = scale[:, None] * (change @ residual[:, :, None])[..., 0]
+    return (of_image + (move @ force[:, :, None])[..., 0]).double()
+
+
+def _scales(seen: Seen, expected: Tensor) -> Tensor:
+    """Return by how many nats less probable images (b,) are since their scale might have been another."""
+    return 0.5 * torch.log1p(_scale_variance(seen, expected) * expected.square().sum(1)).double()
 
 
 def _scale_variance(seen: Seen, expected: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ class FittedRun:
         self.source_index = self.run.source_index()
         gain: torch.Tensor = state["reconstruction"]["likelihood.gain"]
         self.groups = len(gain)
-        self.reconstruction = build_reconstruction(self.config, self.template, self.groups, len(self.source_index))
+        size = self.groups, len(self.source_index)
+        self.reconstruction = build_reconstruction(self.config, self.template, *size, state["beads"])
         self.reconstruction.load_state_dict(state["reconstruction"])
         if state["calibration"] is not None:
             self.reconstruction.likelihood.calibration = ShellCalibration(**state["calibration"])

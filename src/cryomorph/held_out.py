@@ -54,6 +54,34 @@ class Explained:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class ShellTerms:
+    """Inner products of images with what a model expects of them, at the current gains and in units of the noise.
+
+    Attributes
+    ----------
+    cross, power : array (images, shells)
+        `⟨y, h * v⟩` and `‖h * v‖²` of coefficients that the fit saw, as if all were like these.
+    free_cross, free_power : array (images, shells)
+        The same of those that it did not see.
+    """
+
+    cross: Array
+    power: Array
+    free_cross: Array
+    free_power: Array
+
+    def explained(self) -> Array:
+        """Return the nats of each image's free coefficients, (images,), with the shells' gains that the others ask for.
+
+        A gain is least squares over images, and not negative, so that models are compared whatever the sum of their
+        amplitudes is and however it fades with resolution.
+        """
+        power = self.power.sum(0)
+        gain = np.divide(self.cross.sum(0), power, out=np.zeros_like(power), where=power > 0).clip(min=0)
+        return np.asarray(self.free_cross @ gain - 0.5 * self.free_power @ gain**2)
+
+
 def gain(after: Explained, before: Explained, add_up: Callable[..., None] | None = None) -> tuple[float, float]:
     """Return by how many nats an image's free coefficients are explained better after than before, and its error.
 
@@ -137,8 +165,8 @@ class HeldOut:
             Shape (n, 3) in Å, taken for that in every image; by default each has its own.
         """
         known, parts = self.reconstruction.poses.known.cpu(), []
-        with self._still():
-            for batch, observed in self._batches():
+        with self.still():
+            for batch, observed in self.batches():
                 x = self._decode(batch) if conformation is None else conformation.expand(len(batch), -1, -1)
                 kept = known[batch.index.cpu()].to(self.device)
                 parts.append(torch.stack(self._compare(x, batch, observed))[:, kept])
@@ -161,8 +189,8 @@ class HeldOut:
             In nats, as if all coefficients were like these; images of all processes that have a pose.
         """
         total, count = torch.zeros(1, dtype=torch.float64), torch.tensor(float(len(self.own)), dtype=torch.float64)
-        with self._still():
-            for batch, _ in self._batches():
+        with self.still():
+            for batch, _ in self.batches():
                 total = total + self._decode(batch).double().sum(0).cpu()
         add_up(total, count)
         mean = (total / count).float().to(self.device)
@@ -170,7 +198,7 @@ class HeldOut:
         return own, own - same
 
     @contextmanager
-    def _still(self) -> Iterator[None]:
+    def still(self) -> Iterator[None]:
         """Take the middle of each particle's latents, draw no random numbers, keep no gradients."""
         training = self.latents.training
         self.latents.eval()
@@ -220,7 +248,7 @@ class HeldOut:
         every: Tensor = found[seen > 0]
         return every
 
-    def _batches(self) -> list[tuple[ParticleBatch, Tensor]]:
+    def batches(self) -> list[tuple[ParticleBatch, Tensor]]:
         """Return the images, whose coefficients are computed once, batch by batch."""
         parts = np.array_split(self.own, -(-len(self.own) // IMAGES_AT_ONCE)) if len(self.own) else []
         if self.latents.sees_images or not self._coefficients:
@@ -231,18 +259,50 @@ class HeldOut:
             self._coefficients = [_of_images(batch) for batch in batches]
         return list(zip(batches, self._coefficients, strict=True))
 
-    def _compare(self, x: Tensor, batch: ParticleBatch, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what x (b, n, 3) gains in each shell, (b, shells), from coefficients seen and from the rest."""
+    def terms(self, add_up: Callable[..., None]) -> "ShellTerms":
+        """Return what a gain of each shell would be fitted to, and what judges it, of images in all processes.
+
+        Parameters
+        ----------
+        add_up
+            Adds tensors up over the processes, in place.
+        """
+        shells = band(self.stack.box) + 1
+        found = torch.zeros(4, len(self.rows), shells, dtype=torch.float64)
+        seen_by = torch.zeros(len(self.rows), dtype=torch.float64)
+        known = self.reconstruction.poses.known.cpu()
+        with self.still():
+            for batch, observed in self.batches():
+                cross, power = self._terms(self._decode(batch), batch, observed)
+                gain = self.reconstruction.likelihood.gain[batch.optics_group].to(cross.dtype)[:, None, None]
+                cross, power = gain * cross, gain.square() * power
+                seen, parts, box = self.selection.of(batch.index), len(self.selection), self.stack.box
+                work = [_over_shells(term * seen, box) * (parts / (parts - 1)) for term in (cross, power)]
+                free = [_over_shells(term * ~seen, box) * parts for term in (cross, power)]
+                index = batch.index.cpu()
+                place = torch.from_numpy(np.searchsorted(self.rows, index.numpy()))
+                found[:, place] = torch.stack([*work, *free]).double().cpu()
+                seen_by[place] = known[index].double()
+        add_up(found, seen_by)
+        return ShellTerms(*found[:, seen_by > 0].numpy())
+
+    def _terms(self, x: Tensor, batch: ParticleBatch, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both inner products of the misfit for x (b, n, 3), of each coefficient, shape (b, 2K + 1, K + 1)."""
         reconstruction, box = self.reconstruction, self.stack.box
         likelihood = reconstruction.likelihood
         beads = reconstruction.beads(x)
         points = project(beads.positions, *reconstruction.poses.best(batch))
         model = bead_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box)
-        transfer, seen = likelihood.transfer(batch, box), self.selection.of(batch.index)
-        model = model * transfer
+        model = model * likelihood.transfer(batch, box)
         weight = likelihood.weight(batch, box, every=True)
         cross = weight * (observed.real * model.real + observed.imag * model.imag)
-        power = weight * (model.real.square() + model.imag.square())
+        return cross, weight * (model.real.square() + model.imag.square())
+
+    def _compare(self, x: Tensor, batch: ParticleBatch, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what x (b, n, 3) gains in each shell, (b, shells), from coefficients seen and from the rest."""
+        likelihood, box = self.reconstruction.likelihood, self.stack.box
+        cross, power = self._terms(x, batch, observed)
+        seen = self.selection.of(batch.index)
         scale = likelihood.scale((cross * seen).sum((1, 2)), (power * seen).sum((1, 2)), batch)[:, None, None]
         better = scale * cross - 0.5 * scale.square() * power
         parts = len(self.selection)

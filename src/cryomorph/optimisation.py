@@ -30,8 +30,6 @@ class Optimisation:
         Learning rates.
     owned
         Which particles are this process's, bool, shape (m,).
-    latent_prior
-        Strength of the latents' prior against the misfit.
     mixed
         Compute the networks in bfloat16.
     frozen
@@ -55,7 +53,6 @@ class Optimisation:
         settings: TrainingSettings,
         owned: Tensor,
         *,
-        latent_prior: float,
         mixed: bool,
         frozen: bool,
     ) -> None:
@@ -64,7 +61,6 @@ class Optimisation:
         self.latents = latents.to(fabric.device)
         self.settings = settings
         self.owned = owned
-        self.latent_prior = latent_prior
         self.mixed = mixed
         if frozen:
             for weight in (*reconstruction.shared_parameters(), *latents.shared_parameters()):
@@ -91,7 +87,7 @@ class Optimisation:
         with torch.autocast(self.fabric.device.type, dtype=torch.bfloat16, enabled=self.mixed):
             z, cost = self.latents.encode(batch)
             terms = self.reconstruction(z, batch)
-        terms["latents"] = self.latent_prior * cost
+        terms["latents"] = self.reconstruction.latent_prior.to(cost.dtype) * cost
         terms["poses"] = self.reconstruction.poses.cost(batch)
         objective: Tensor = sum(terms[name] for name in TERMS)
         objective.mean().backward()  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomorph.expansion import Expansion, Seen, compare, expand, lost_to_poses, value_at
+from cryomorph.expansion import Expansion, Seen, compare, expand, follow, lost_to_poses, value_at
 from cryomorph.fourier import image_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.loader import prefetch
@@ -28,6 +28,9 @@ IMAGES_AT_ONCE, PIXELS_AT_ONCE = 128, 2**21
 STEPS = 6
 ENOUGH = 0.005
 """Nats that a step must promise to be worth taking: latents are then within a tenth of their uncertainty."""
+FAR = 0.5
+"""Nats that a step promised after which the objective is expanded anew: latents moved by about their uncertainty. After
+a shorter one the image is taken to change with the latents as before, which costs one projection instead of many."""
 FIRST_DAMPING, MOST_DAMPING = 1e-3, 1e6
 MORE_DAMPING, LESS_DAMPING = 10.0, 0.1
 WEAKEST_PRIOR = 1e-3
@@ -103,7 +106,7 @@ def find_posterior(
         Fourier index of the coefficients that count, at most, to save time. None: all within the Nyquist circle.
     steps
         At most; 0 takes the start as it is. The covariance is that at the most probable latents, or, where the last of
-        these steps was needed, before it.
+        these steps was needed, before it, and before short steps.
     enough
         Nats that a step must promise to be taken.
 
@@ -126,9 +129,11 @@ def find_posterior(
             break
         trial = best.z[rows] + step[rows].to(start.dtype) @ directions.T
         if number + 1 < steps:
-            there = expand(seen[rows], trial, directions, prior)
-            better = there.value < best.value[rows]
-            best.put(rows[better], there[better])
+            far = promised[rows] > FAR
+            better = torch.zeros_like(far)
+            for some, anew in ((far, True), (~far, False)):
+                if some.any():
+                    better[some] = _move(best, seen, rows[some], trial[some], directions, prior, anew=anew)
         else:
             misfit, value = value_at(seen[rows], trial, prior)
             better = value < best.value[rows]
@@ -136,6 +141,19 @@ def find_posterior(
             best.z[last], best.misfit[last], best.value[last] = trial[better], misfit[better], value[better]
         damping[rows] *= torch.where(better, LESS_DAMPING, MORE_DAMPING)
     return _summary(best, directions, prior, *lost_to_poses(seen, best))
+
+
+def _move(
+    best: Expansion, seen: Seen, rows: Tensor, z: Tensor, directions: Tensor, latent_prior: float, *, anew: bool
+) -> Tensor:
+    """Move particles `rows` to latents z if these are more probable; returns whether they were, bool, as many."""
+    if anew:
+        there = expand(seen[rows], z, directions, latent_prior)
+    else:
+        there = follow(seen[rows], best[rows], z, directions, latent_prior)
+    better = there.value < best.value[rows]
+    best.put(rows[better], there[better])
+    return better
 
 
 def posteriors(

@@ -22,14 +22,17 @@ class Reconstruction(nn.Module):
     strength
         S: how much the geometric priors count against the misfit, whose unit is the nat. Paper A states its λ for
         images in a unit of its own.
+    latent_prior
+        What a nat of the latents' prior counts against the misfit.
 
     Attributes
     ----------
-    strength : Tensor ()
-        S, which training may change.
+    strength, latent_prior : Tensor ()
+        Both strengths, which training may change.
     """
 
     strength: Tensor
+    latent_prior: Tensor
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Reconstruction(nn.Module):
         likelihood: Likelihood,
         priors: list[Prior],
         strength: float,
+        latent_prior: float = 1.0,
     ) -> None:
         super().__init__()
         self.conformations = conformations
@@ -48,7 +52,20 @@ class Reconstruction(nn.Module):
         active = [prior for prior in priors if prior.settings.weight > 0]
         self.priors = nn.ModuleList(active)
         self.prior_weights = [prior.settings.weight for prior in active]
-        self.register_buffer("strength", torch.tensor(float(strength), dtype=torch.float64))
+        for name, value in (("strength", strength), ("latent_prior", latent_prior)):
+            self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
+
+    @property
+    def molecule(self) -> BeadModel:
+        """The beads of the molecule itself."""
+        return self.beads.molecule if isinstance(self.beads, Scatterers) else self.beads
+
+    def use_molecule(self, molecule: BeadModel) -> None:
+        """Let other beads stand for the molecule from now on; what was prepared for those so far is stale."""
+        if isinstance(self.beads, Scatterers):
+            self.beads.molecule = molecule
+        else:
+            self.beads = molecule
 
     def forward(self, z: Tensor, batch: ParticleBatch) -> dict[str, Tensor]:
         """Return the terms of the objective, each of shape (b,): `misfit` and `geometry`.

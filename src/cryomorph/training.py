@@ -11,8 +11,8 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from cryomorph.amplitudes import AmplitudeFit
-from cryomorph.branches import Branch
 from cryomorph.calibration import CalibrationSettings, calibrate, gain_sums, gather_sums
+from cryomorph.choices import Choices
 from cryomorph.contrast import update_spread
 from cryomorph.gain import first_gain
 from cryomorph.held_out import HeldOut
@@ -27,7 +27,6 @@ from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings, learning_rate_factor
 from cryomorph.search.joint import JointSearch
 from cryomorph.stopping import BestEpoch
-from cryomorph.trials import StrengthTrials, Tried, choose
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +60,8 @@ class Trainer:
         Tells after each epoch how well coefficients are explained that were kept out of the fit.
     amplitudes
         Looks for density about the molecule, and for faint residues, where shells are calibrated.
-    trials
-        Choose the strength of the geometric priors while training goes on.
-    latent_prior
-        Strength of the latents' prior against the misfit.
+    choices
+        Choose beads and strengths while training goes on.
     mixed
         Compute the networks in bfloat16.
     frozen
@@ -87,8 +84,7 @@ class Trainer:
         search: JointSearch | None = None,
         held_out: HeldOut | None = None,
         amplitudes: AmplitudeFit | None = None,
-        trials: StrengthTrials | None = None,
-        latent_prior: float,
+        choices: Choices | None = None,
         mixed: bool = False,
         frozen: bool = False,
         seed: int,
@@ -102,13 +98,12 @@ class Trainer:
         self.joint_search = search
         self.held_out = held_out
         self.amplitudes = amplitudes
-        self.trials = trials
+        self.choices = choices
         self.seed = seed
         self.frozen = frozen
         self.owned = torch.arange(len(stack)) % fabric.world_size == fabric.global_rank
         self.optimisation = Optimisation(
             *(fabric, reconstruction, latents, settings, self.owned),
-            latent_prior=latent_prior,
             mixed=mixed,
             frozen=frozen,
         )
@@ -246,9 +241,10 @@ class Trainer:
             rate = sum(map(len, fresh)) * self.fabric.world_size / seconds
             searched = self.search(progress)
             metrics |= searched
-            if self.calibrate(progress, due=bool(searched)):
+            chosen, other_beads = self.choose_beads()
+            if self.calibrate(progress, due=bool(searched) or other_beads):
                 metrics["calibrated"] = True
-            metrics |= self.try_strengths(progress)
+            metrics |= chosen | self.try_strengths(progress)
             on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})
             if over:
                 self.epoch = self.settings.epochs
@@ -269,39 +265,35 @@ class Trainer:
             self._free = f", free {summary['free']:.2f}"
         return summary, over
 
+    def choose_beads(self) -> tuple[dict[str, Any], bool]:
+        """Choose the molecule's beads, if it is time; returns what to say about it, and whether they are others now."""
+        if self.choices is None:
+            return {}, False
+        before = self.reconstruction.molecule
+        said = self.choices.choose_beads(self.epoch, self.settings.epochs, self.optimisation)
+        changed = self.reconstruction.molecule is not before
+        if changed:
+            self._source = None
+            self.best.forget()
+            self.estimate_gain()
+        return said, changed
+
     def try_strengths(self, progress: Progress) -> dict[str, Any]:
-        """Choose the strength of the geometric priors, if it is time; returns what to say about it."""
-        strength = float(self.reconstruction.strength)
-        factors = () if self.trials is None else self.trials.factors(strength, self.epoch, self.settings.epochs)
-        if self.trials is None or not factors:
+        """Choose strengths of priors, if it is time; returns what to say about it."""
+        if self.choices is None:
             return {}
-        rows = self.trials.rows(self.epoch)
-        progress.start("prior strength", (1 + len(factors)) * len(rows))
-        branch = Branch([self.reconstruction, self.latents], self.optimisation.optimizers)
-
-        def go_on_with(strength: float) -> Tried:
-            self.reconstruction.strength.fill_(strength)
+        size = self.epoch, self.settings.epochs
+        said = self.choices.try_strengths(*size, self.optimisation, self._train_on, progress)
+        if said:
             self._begin_epoch()
-            self._seed()
-            self._train_on(rows, progress)
-            found = Tried(*self.trials.held_out.motion(self.optimisation.add_up))  # type: ignore[union-attr]
-            branch.restore()
-            return found
+            self.reconstruction.likelihood.remarks()
+        return said
 
-        try:
-            choice = choose(strength, factors, go_on_with, self.trials.settings)
-        finally:
-            progress.finish()
+    def _train_on(self, rows: NDArray[np.int64], images: int, progress: Progress) -> None:
+        """Take the steps of a part of an epoch, with these particles, of so many in all processes."""
         self._begin_epoch()
-        self.reconstruction.likelihood.remarks()
-        self.reconstruction.strength.fill_(choice.chosen)
-        self.trials.decided(choice, self.epoch, self.settings.epochs)
-        return {"prior_strength": choice.as_dict()}
-
-    def _train_on(self, rows: NDArray[np.int64], progress: Progress) -> None:
-        """Take the steps of a part of an epoch, with these particles."""
-        assert self.trials is not None
-        steps = max(1, round(self.trials.images / (self.settings.batch_size * self.fabric.world_size)))
+        self._seed()
+        steps = max(1, round(images / (self.settings.batch_size * self.fabric.world_size)))
         whole = max(steps, len(self._batches()))
         for batch in prefetch(self.source, np.array_split(rows, steps)):
             self._step(batch, whole)
@@ -322,7 +314,8 @@ class Trainer:
             "processes": self.fabric.world_size,
             "calibration": None if calibration is None else vars(calibration),
             "best": self.best.state(),
-            "trials": {} if self.trials is None else self.trials.carry_on,
+            "beads": self.reconstruction.molecule.kind,
+            "choices": {} if self.choices is None else self.choices.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -334,8 +327,8 @@ class Trainer:
             self.reconstruction.likelihood.calibration = calibration.to(self.fabric.device)
         self.optimisation.load_state(state)
         self.best.load_state(state["best"], [self.reconstruction, self.latents])
-        if self.trials is not None:
-            self.trials.carry_on = state["trials"]
+        if self.choices is not None:
+            self.choices.load_state(state["choices"])
         if self.batches_done and state["processes"] != self.fabric.world_size:
             logger.info("the number of processes changed within epoch %d: that epoch starts over", self.epoch + 1)
             self._begin_epoch()

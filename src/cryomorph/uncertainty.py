@@ -89,6 +89,9 @@ class Uncertainty:
         Å by which residues may be off, root mean square over them.
     residues : array (n,)
         The same for each residue, root mean square over particles.
+    relevance : array (d,)
+        Precision that images and geometry give along each direction of latent space, those of `directions` first, on
+        average over some particles and relative to the prior's: directions about which images say nothing have 0.
     information : array (m,)
         Nats that the image says about the latents: half the logarithm of the ratio of the determinants of prior and
         posterior covariance, the latter by Laplace's approximation as it is; `covariance` is widened beyond it.
@@ -110,6 +113,7 @@ class Uncertainty:
     rest: Array
     deviation: Array
     residues: Array
+    relevance: Array
     information: Array
     explained: Array
     junk: Array
@@ -197,6 +201,7 @@ def find_uncertainty(
         rest=((other / (prior + information_of_rest)) @ other.T).float().cpu().numpy(),
         deviation=deviation,
         residues=(squares / len(stack)).sqrt().float().cpu().numpy(),
+        relevance=(directions.information / prior).float().cpu().numpy(),
         information=(information + of_rest).astype(np.float32),
         explained=explained,
         junk=junk_probability(np.concatenate(evidence)).astype(np.float32),

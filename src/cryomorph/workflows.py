@@ -12,7 +12,9 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from cryomorph.amplitudes import AmplitudeFit
+from cryomorph.bead_sets import BeadSets
 from cryomorph.beginning import open_earlier, take_over
+from cryomorph.choices import Choices
 from cryomorph.config import (
     RunConfig,
     build_latents,
@@ -29,6 +31,7 @@ from cryomorph.fitted import FittedRun
 from cryomorph.geometry import superpose_core
 from cryomorph.hardware import make_fabric, mixed_precision
 from cryomorph.held_out import HeldOut, images_each_epoch
+from cryomorph.latent_steps import IMAGES
 from cryomorph.latents.base import Latents
 from cryomorph.likelihood.base import ShellCalibration
 from cryomorph.particles.batch import ParticleBatch
@@ -43,12 +46,13 @@ from cryomorph.search.everywhere import look_everywhere
 from cryomorph.search.joint import JointSearch
 from cryomorph.selection import Selection
 from cryomorph.simulate import SimulationSettings, simulate
+from cryomorph.structure.beads import BeadKind
 from cryomorph.structure.model import Template, read_template
 from cryomorph.structure.scatterers import Scatterers
 from cryomorph.structure.trajectory import read_ensemble
 from cryomorph.structure.write import write_template
 from cryomorph.training import Trainer
-from cryomorph.trials import StrengthTrials
+from cryomorph.trials import Trials, of_latents, of_priors
 from cryomorph.uncertainty import Uncertainty, find_uncertainty
 
 logger = logging.getLogger(__name__)
@@ -108,18 +112,17 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
 
     torch.manual_seed(config.seed)
     groups = _groups(stack, state, earlier)
-    reconstruction = build_reconstruction(config, template, groups, len(stack))
+    reconstruction = build_reconstruction(config, template, groups, len(stack), _beads(state, earlier))
     latents = build_latents(config, reconstruction.conformations.latent_blocks(), len(stack))
     search = None
     if reconstruction.poses.searched:
         models = open_models(config.search.models, template)
         search = JointSearch(
             *(config.search, reconstruction, latents, stack, template, models),
-            latent_prior=config.latent_prior,
             seed=config.seed,
         )
     room = 0.0 if search is None else config.search.room
-    held_out, trials = _keep_out(config, reconstruction, latents, stack, fabric)
+    held_out, choices = _keep_out(config, reconstruction, latents, stack, template, fabric)
     trainer = Trainer(
         fabric,
         reconstruction,
@@ -134,8 +137,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         amplitudes=None
         if held_out is None or not config.scattering.active
         else AmplitudeFit(config.scattering, reconstruction, latents, stack, held_out),
-        trials=trials,
-        latent_prior=config.latent_prior,
+        choices=choices,
         mixed=mixed_precision(config.hardware, fabric.device),
         frozen=config.infer_from is not None,
         seed=config.seed,
@@ -289,8 +291,13 @@ def _prepared(
 
 
 def _keep_out(
-    config: RunConfig, reconstruction: Reconstruction, latents: Latents, stack: ParticleStack, fabric: Fabric
-) -> tuple[HeldOut | None, StrengthTrials | None]:
+    config: RunConfig,
+    reconstruction: Reconstruction,
+    latents: Latents,
+    stack: ParticleStack,
+    template: Template,
+    fabric: Fabric,
+) -> tuple[HeldOut | None, Choices | None]:
     """Let the fit see a part of each image's coefficients; nothing is kept out where nothing shared is fitted."""
     if config.free.share == 0:
         return None, None
@@ -302,10 +309,24 @@ def _keep_out(
     owned = np.arange(len(stack)) % fabric.world_size == fabric.global_rank
     seen = (reconstruction, latents, stack, selection)
     each_epoch = HeldOut(*seen, images_each_epoch(len(stack), config.free.images), owned, fabric.device)
-    if config.priors.strength != "auto" or not reconstruction.priors:
-        return each_epoch, None
+    strengths = []
+    if config.priors.strength == "auto" and reconstruction.priors:
+        strengths.append(of_priors(config.trials))
+    if config.latent_prior == "auto" and latents.per_particle:
+        strengths.append(of_latents(config.trials))
     deciding = HeldOut(*seen, config.trials.images, owned, fabric.device)
-    return each_epoch, StrengthTrials(deciding, config.trials, owned, config.seed)
+    trials = Trials(deciding, config.trials, strengths, owned, config.seed)
+    few = HeldOut(*seen, min(config.trials.images, IMAGES), owned, fabric.device)
+    beads = BeadSets(deciding, template, config.trials) if config.beads == "auto" else None
+    return each_epoch, Choices(trials, few, beads)
+
+
+def _beads(state: dict[str, Any] | None, earlier: FittedRun | None) -> BeadKind | None:
+    """Return the beads that were chosen before, in this run or the one that it begins with."""
+    if state is not None:
+        kind: BeadKind = state["beads"]
+        return kind
+    return None if earlier is None else earlier.reconstruction.molecule.kind
 
 
 def _groups(stack: ParticleStack, state: dict[str, Any] | None, earlier: FittedRun | None) -> int:
@@ -352,11 +373,14 @@ def _uncertainty(
         lambda batch, observed: latents(batch),
         steps=config.training.latent_steps if latents.per_particle else 0,
         selection=reconstruction.likelihood.selection,
-        latent_prior=config.latent_prior,
+        latent_prior=float(reconstruction.latent_prior),
         progress=progress,
     )
     in_use, dimensions = found.directions.shape[1], found.latents.shape[1]
-    logger.info("the images tell %d of %d directions of latent space from noise", in_use, dimensions)
+    logger.info(
+        "the images tell %d of %d directions of latent space from noise (information, prior = 1: %s)",
+        *(in_use, dimensions, ", ".join(f"{value:.3g}" for value in found.relevance)),
+    )
     return found
 
 

@@ -38,7 +38,7 @@ def train(
     template_frame: Annotated[
         str | None, option("Where the map's origin is: auto, centre or corner of the box [default: auto].")
     ] = None,
-    beads: Annotated[str | None, option("Scatterers: ca, residue or atom [default: residue].")] = None,
+    beads: Annotated[str | None, option("Scatterers: ca, residue, atom, or auto: chosen [default: auto].")] = None,
     surroundings: Annotated[
         bool | None,
         option("Look for density about the molecule that does not move with it, such as a detergent belt."),
@@ -71,7 +71,9 @@ def train(
     start_from: Annotated[
         Path | None, option("Finished run on the same particles: its model and latents are the start.")
     ] = None,
-    latent_prior: Annotated[float | None, option("Strength of the latents' normal prior [default: 1].")] = None,
+    latent_prior: Annotated[
+        str | None, option("Strength of the latents' normal prior, or auto: chosen [default: auto].")
+    ] = None,
     poses: Annotated[str | None, option(f"Where poses come from: {kinds(pose_sources)} [default: known].")] = None,
     shift_range: Annotated[
         float | None, option("Search particles up to this far, in Å, from where the file says [default: 0].", min=0)
@@ -184,12 +186,16 @@ def train(
 
 
 def _choose_or_fix(settings: dict[str, Any], *, auto: bool) -> None:
-    """Let strengths that are not given be chosen, or give them the values that training would begin with."""
-    from cryomorph.trials import START
+    """Let what is not given be chosen, or give it the values that training would begin with."""
+    from cryomorph.bead_sets import START_BEADS
+    from cryomorph.trials import LATENT_PRIOR, START
 
     priors = settings.get("priors")
     if not isinstance(priors, Mapping) or "strength" not in priors:
         put(settings, "priors.strength", "auto" if auto else START)
+    for name, value in (("latent_prior", LATENT_PRIOR), ("beads", START_BEADS)):
+        if name not in settings:
+            put(settings, name, "auto" if auto else value)
 
 
 def _check_decoder_has(settings: Mapping[str, Any], names: Sequence[str]) -> None:

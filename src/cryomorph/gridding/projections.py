@@ -42,8 +42,9 @@ def bead_coefficients(points: Tensor, amplitude: Tensor, width: Tensor, pixel_si
     # About the middle of the grid few footprints are cut by its edge; that turns the sign of every other coefficient.
     at = points / grid.step(pixel_size)[:, None, None] + grid.size // 2
     sign = 1 - 2 * (torch.arange(grid.highest + 1, device=points.device) % 2)
-    damping = grid.damping(pixel_size, footprints.reference) * sign
+    damping = grid.damping(sizes, footprints.reference) * sign
     both = torch.cat([damping[:, 1:].flip(1), damping], dim=1)
+    factor = both[:, :, None] * damping[:, None]  # of each pixel size, of which there are few
     rows = torch.arange(-grid.highest, grid.highest + 1, device=points.device) % grid.size
     spread, images = transfer("auto", points.device).spread, len(points)
     at_once = max(SAMPLES_AT_ONCE // grid.size**2, 1) if points.device.type == "cpu" else max(images, 1)
@@ -51,7 +52,8 @@ def bead_coefficients(points: Tensor, amplitude: Tensor, width: Tensor, pixel_si
     for start in range(0, images, at_once):
         part = slice(start, start + at_once)
         spectrum = torch.fft.rfft2(spread(at[part], amplitude, footprints, step_index[part], grid.size))
-        result[part] = spectrum[:, rows, : grid.highest + 1] * (both[part, :, None] * damping[part, None])
+        own = factor if len(sizes) == 1 else factor[step_index[part]]
+        torch.mul(spectrum[:, rows, : grid.highest + 1], own, out=result[part])
     return result
 
 

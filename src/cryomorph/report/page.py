@@ -51,7 +51,7 @@ def sections(source: Source) -> dict[str, Any]:
         "certainty": None if posterior is None else certainty(posterior),
         "halves": source.halves,
         "examples": source.examples,
-        "run": what_was_run(fitted, source.provenance),
+        "run": what_was_run(fitted, posterior, source.provenance),
     }
 
 

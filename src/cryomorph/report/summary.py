@@ -44,7 +44,9 @@ def key_numbers(
     return found
 
 
-def what_was_run(fitted: FittedRun, provenance: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def what_was_run(
+    fitted: FittedRun, posterior: Uncertainty | None, provenance: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return what there is to say of how the result came about: rows of name and value, and all settings as YAML."""
     config, template = fitted.config, fitted.template
     latest = provenance[-1] if provenance else {}
@@ -56,7 +58,10 @@ def what_was_run(fitted: FittedRun, provenance: Sequence[Mapping[str, Any]]) -> 
         "conformations": str(getattr(config.decoder, "kind", "")),
         "latents": str(getattr(config.latents, "kind", "")),
         "poses": str(getattr(config.poses, "kind", "")),
-        "beads": config.beads,
+        "directions in use": "" if posterior is None else "{1} of {0}".format(*posterior.directions.shape),
+        "beads": _chosen(fitted.reconstruction.molecule.kind, config.beads),
+        "prior strength": _chosen(f"{float(fitted.reconstruction.strength):.4g}", config.priors.strength),
+        "latent prior": _chosen(f"{float(fitted.reconstruction.latent_prior):.4g}", config.latent_prior),
         "scattering": _scattering(fitted.reconstruction.beads),
         "seed": str(config.seed),
         "started": str(provenance[0].get("time", "")) if provenance else "",
@@ -76,6 +81,10 @@ def _scattering(beads: BeadModel | Scatterers) -> str:
         f"occupancies of residues {occupancy.min():.2f} to {occupancy.max():.2f}, B-factors {b_factor.min():.0f} to "
         f"{b_factor.max():.0f}\u00a0Å², {int((beads.extra > 0).sum())} beads about the molecule"
     )
+
+
+def _chosen(value: str, setting: float | str) -> str:
+    return f"{value} (chosen)" if setting == "auto" else value
 
 
 def _card(value: str, unit: str, label: str, detail: str) -> dict[str, str]:

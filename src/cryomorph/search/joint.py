@@ -89,9 +89,6 @@ class JointSearch:
         Names the residues.
     models
         Further conformations in the template's frame, shape (k, n, 3) Å.
-    latent_prior
-        Strength of the latents' normal prior, which conformations of the library pay as well: without it images
-        without signal would choose ever more extreme ones.
     seed
         Of what is drawn at random.
 
@@ -110,7 +107,6 @@ class JointSearch:
         template: Template,
         models: NDArray[np.float64],
         *,
-        latent_prior: float,
         seed: int,
     ) -> None:
         if not isinstance(reconstruction.likelihood, MatchedFilter):
@@ -121,7 +117,7 @@ class JointSearch:
         self.reconstruction, self.latents, self.stack, self.template = reconstruction, latents, stack, template
         self.likelihood, self.poses = reconstruction.likelihood, reconstruction.poses
         self.models = torch.from_numpy(models).float()
-        self.latent_prior, self.seed = latent_prior, seed
+        self.seed = seed
 
     def due(self, epoch: int) -> bool:
         """Tell whether to search after so many epochs."""
@@ -293,7 +289,7 @@ class JointSearch:
 
     def _latent_cost(self, z: Tensor) -> Tensor:
         """Return what latent coordinates (k, d) cost under their prior, in nats, shape (k,)."""
-        return 0.5 * self.latent_prior * z.square().sum(1)
+        return 0.5 * self.reconstruction.latent_prior.to(z.dtype) * z.square().sum(1)
 
     def _first_library(self, source: BatchSource, progress: Progress) -> Library:
         """Let the template approach the images, teach the decoder the way, and return points along it."""

@@ -7,7 +7,7 @@ frame, which three consecutive representative atoms span.
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from cryomorph.structure.model import Template
 logger = logging.getLogger(__name__)
 
 BeadKind = Literal["ca", "residue", "atom"]
+BEAD_KINDS: tuple[BeadKind, ...] = get_args(BeadKind)
+"""Those that cost least first."""
 
 SHORTEST_AXIS = 0.1  # Å; a frame's axes shrink below this length instead of turning at random
 
@@ -51,9 +53,13 @@ class BeadModel(nn.Module, ABC):
     ----------
     groups
         The beads, in the order of the output.
+    kind
+        What they are called.
 
     Attributes
     ----------
+    kind
+        As given.
     amplitude, width : Tensor (B,)
         Buffers in float32.
     residue : Tensor (B,)
@@ -64,8 +70,9 @@ class BeadModel(nn.Module, ABC):
     width: Tensor
     residue: Tensor
 
-    def __init__(self, groups: list[BeadGroup]) -> None:
+    def __init__(self, groups: list[BeadGroup], kind: BeadKind) -> None:
         super().__init__()
+        self.kind = kind
         self.register_buffer("amplitude", torch.tensor([group.amplitude for group in groups], dtype=torch.float32))
         self.register_buffer("width", torch.tensor([group.width for group in groups], dtype=torch.float32))
         self.register_buffer("residue", torch.tensor([group.residue for group in groups]), persistent=False)
@@ -100,14 +107,16 @@ class FramedBeads(BeadModel):
         Where the offsets are taken from.
     groups
         The beads, residue by residue.
+    kind
+        What they are called.
     """
 
     slot_offset: Tensor
     slot: Tensor
     frame_source: Tensor
 
-    def __init__(self, template: Template, groups: list[BeadGroup]) -> None:
-        super().__init__(groups)
+    def __init__(self, template: Template, groups: list[BeadGroup], kind: BeadKind) -> None:
+        super().__init__(groups, kind)
         residue = np.array([group.residue for group in groups])
         first = np.searchsorted(residue, residue)
         place = np.arange(len(groups)) - first
@@ -167,11 +176,11 @@ def bead_model(template: Template, kind: BeadKind) -> BeadModel:
     if kind in ("residue", "atom"):
         _say_bare_residues(template)
     if kind == "ca":
-        return CentredBeads(calpha_groups(template))
+        return CentredBeads(calpha_groups(template), kind)
     if kind == "residue":
-        return FramedBeads(template, residue_groups(template))
+        return FramedBeads(template, residue_groups(template), kind)
     if kind == "atom":
-        return FramedBeads(template, atom_groups(template))
+        return FramedBeads(template, atom_groups(template), kind)
     raise InputError(f"beads '{kind}': no such kind; expected 'ca', 'residue' or 'atom'")
 
 
