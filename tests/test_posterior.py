@@ -55,7 +55,7 @@ def make(*, gain=GAIN, spread=0.0, priors=(), strength=1.0) -> Reconstruction:
     likelihood = Direct(DirectSettings(scale_spread=spread), 2)
     likelihood.gain.fill_(gain)
     poses = KnownPoses(KnownPosesSettings(), 1000)
-    return Reconstruction(LinearModel(), WideBeads(), poses, likelihood, list(priors), strength).eval()
+    return Reconstruction(LinearModel(), WideBeads(), poses, likelihood, list(priors), strength, 1).eval()
 
 
 def optics(images):

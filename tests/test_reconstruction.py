@@ -42,7 +42,7 @@ def make(template, poses=None, *, strength=50.0, weights=WEIGHTS, beads="residue
     likelihood = Direct(DirectSettings(), 1)
     likelihood.gain.fill_(0.02)
     poses = poses or KnownPoses(KnownPosesSettings(), 48)
-    return Reconstruction(model, bead_model(template, beads), poses, likelihood, priors, strength)
+    return Reconstruction(model, bead_model(template, beads), poses, likelihood, priors, strength, 48)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_misfit_is_that_of_the_decoded_conformation_at_its_pose(helix, batch, z)
     terms = objective(z, batch)
     expected = misfit_by_hand(objective, objective.conformations(z), batch.rotation, batch.shift, batch)
     torch.testing.assert_close(terms["misfit"], expected)
-    assert terms.keys() == {"misfit", "geometry"}
+    assert terms.keys() == {"misfit", "geometry", "beads"}
 
 
 def test_geometry_is_the_weighted_sum_of_the_priors(helix, batch, z):
@@ -85,6 +85,15 @@ def test_geometry_is_the_weighted_sum_of_the_priors(helix, batch, z):
         r2 = sum(np.exp(-0.25 * (j - i)) * np.log(distance(y, i, j) / distance(x0, i, j)) ** 2 for i, j in pairs)
         expected.append(50 * (0.3 * r0 + 0.7 * r1 + 0.2 * r2))
     np.testing.assert_allclose(objective(z, batch)["geometry"].detach(), expected, rtol=1e-4)
+
+
+def test_what_beads_learn_is_paid_once_by_all_particles(helix, batch, z):
+    objective = make(helix)
+    assert torch.equal(objective(z, batch)["beads"], torch.zeros(len(ROWS)))
+    with torch.no_grad():
+        objective.beads.deviation[:] = 2.0
+    beads = len(objective.beads.amplitude)
+    torch.testing.assert_close(objective(z, batch)["beads"], torch.full((len(ROWS),), 0.5 * 4 * 3 * beads / 48))
 
 
 def test_a_measure_of_two_poses_gives_the_expectation(helix, batch, z):

@@ -338,11 +338,12 @@ def build_reconstruction(config: RunConfig, template: Template, groups: int, par
         likelihood=component("likelihood", _kind(config.likelihood))(config.likelihood, groups),
         priors=priors,
         strength=START if config.priors.strength == "auto" else config.priors.strength,
+        particles=particles,
     )
 
 
 def _beads(config: RunConfig, template: Template) -> BeadModel | Scatterers:
-    molecule = bead_model(template, config.beads)
+    molecule = bead_model(template, config.beads, config.scattering.freedom)
     return scatterers(molecule, template.coordinates, config.scattering) if config.scattering.active else molecule
 
 

@@ -22,6 +22,8 @@ class Reconstruction(nn.Module):
     strength
         S: how much the geometric priors count against the misfit, whose unit is the nat. Paper A states its λ for
         images in a unit of its own.
+    particles
+        How many share what is learned of the beads, and what that costs.
 
     Attributes
     ----------
@@ -39,10 +41,12 @@ class Reconstruction(nn.Module):
         likelihood: Likelihood,
         priors: list[Prior],
         strength: float,
+        particles: int,
     ) -> None:
         super().__init__()
         self.conformations = conformations
         self.beads = beads
+        self.particles = particles
         self.poses = poses
         self.likelihood = likelihood
         active = [prior for prior in priors if prior.settings.weight > 0]
@@ -51,7 +55,7 @@ class Reconstruction(nn.Module):
         self.register_buffer("strength", torch.tensor(float(strength), dtype=torch.float64))
 
     def forward(self, z: Tensor, batch: ParticleBatch) -> dict[str, Tensor]:
-        """Return the terms of the objective, each of shape (b,): `misfit` and `geometry`.
+        """Return the terms of the objective, each of shape (b,): `misfit`, `geometry` and `beads`.
 
         Parameters
         ----------
@@ -68,6 +72,7 @@ class Reconstruction(nn.Module):
             return {
                 "misfit": self.expected_misfit(beads, measure, batch),
                 "geometry": self.geometry(x),
+                "beads": (self.beads.cost() / self.particles).expand(len(x)),
             }
 
     def geometry(self, x: Tensor) -> Tensor:
