@@ -47,7 +47,7 @@ class Spring(torch.nn.Module):
 
     settings = BondsPriorSettings(weight=3.0)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
         return (x - coarse_beads(1).positions).square().sum((1, 2))
 
 
@@ -55,7 +55,7 @@ def make(*, gain=GAIN, spread=0.0, priors=(), strength=1.0) -> Reconstruction:
     likelihood = Direct(DirectSettings(scale_spread=spread), 2)
     likelihood.gain.fill_(gain)
     poses = KnownPoses(KnownPosesSettings(), 1000)
-    return Reconstruction(LinearModel(), WideBeads(), poses, likelihood, list(priors), strength, 1).eval()
+    return Reconstruction(LinearModel(), WideBeads(), poses, likelihood, list(priors), strength).eval()
 
 
 def optics(images):

@@ -177,12 +177,13 @@ def test_places_in_residues_cost_what_a_normal_distribution_of_that_spread_says(
     template = alanines(5)
     model, still = (bead_model(template, "residue", freedom) for freedom in (2.0, 0.0))
     x = as_batch(template.coordinates)
-    assert float(model.cost()) == 0 and torch.equal(model(x).positions, still(x).positions)
+    assert float(model.cost().detach()) == 0
+    assert torch.equal(model(x).positions, still(x).positions)
     with torch.no_grad():
         model.deviation[3] = torch.tensor([1.0, -2.0, 0.5])  # a side chain, whose spread is 2 × 0.2 Å
-    moved = (model(x).positions - still(x).positions)[0]
+    moved = (model(x).positions - still(x).positions)[0].detach()
     np.testing.assert_allclose(moved.norm(dim=-1), [0, 0, 0, 0.4 * 5.25**0.5, *[0] * 6], atol=1e-5)
-    assert float(model.cost()) == pytest.approx(0.5 * 5.25)
+    assert float(model.cost().detach()) == pytest.approx(0.5 * 5.25)
     assert not list(filter(lambda weight: weight.requires_grad, still.parameters()))
 
 

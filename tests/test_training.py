@@ -150,7 +150,7 @@ def test_only_the_decoder_is_rounded(simulated, tmp_path, monkeypatch):
 def test_metrics_tell_what_happened(finished):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
-    names = {"epoch", "misfit", "geometry", "beads", "latents", "poses", "gain", "learning_rate"}
+    names = {"epoch", "misfit", "geometry", "shared", "latents", "poses", "gain", "learning_rate"}
     names |= {"work", "free", "work_shells", "free_shells", "seconds", "images_per_second"}
     assert rows[0].pop("prior_strength")["tried"] == [100.0, 33.33]
     for row in rows:

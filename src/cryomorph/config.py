@@ -101,6 +101,8 @@ class TemplateConfig(Settings):
     frame: Literal["auto", "centre", "corner"] = Field("auto", description="origin of the consensus map")
 
 
+COMMON = 1e4
+"""Strength of the priors at which two models of one protein differ by half a nat for each coordinate (docs/method.md)."""
 PAPER_PRIORS = ("centre", "bonds", "log_distance")
 
 
@@ -120,6 +122,10 @@ class PriorsConfig(Settings):
 
     strength: Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
         "auto", description="nats per unit of paper A's weighted sum; auto: chosen by coefficients kept out of the fit"
+    )
+    common: float | None = Field(
+        COMMON, ge=0, description="strength, paid once, by which all conformations together are kept like the template;"
+        " null: each of them is, as in paper A"
     )
     terms: dict[str, SerializeAsAny[PriorSettings]] = Field(default_factory=dict, validate_default=True)
 
@@ -338,6 +344,7 @@ def build_reconstruction(config: RunConfig, template: Template, groups: int, par
         likelihood=component("likelihood", _kind(config.likelihood))(config.likelihood, groups),
         priors=priors,
         strength=START if config.priors.strength == "auto" else config.priors.strength,
+        common=config.priors.common,
         particles=particles,
     )
 

@@ -12,7 +12,7 @@ from cryomorph.particles.batch import ParticleBatch
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings, learning_rate_factor
 
-TERMS = ("misfit", "geometry", "beads", "latents", "poses")
+TERMS = ("misfit", "geometry", "shared", "latents", "poses")
 
 
 class Optimisation:
