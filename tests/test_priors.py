@@ -26,7 +26,9 @@ def test_centre_is_the_squared_drift_of_the_mean(dimer):
     moved = dimer.moved(np.array([100.0, -50.0, 20.0]))
     prior = CentrePrior(CentrePriorSettings(), moved)
     drifted = moved.coordinates + np.array([1.0, 2.0, -2.0])
-    torch.testing.assert_close(prior(as_tensor(drifted[None]), at_rest(dimer)), torch.tensor([9.0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        prior(as_tensor(drifted[None]), at_rest(dimer)), torch.tensor([9.0]), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_bonds_is_equation_4_and_skips_the_chain_break(dimer):

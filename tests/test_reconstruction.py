@@ -42,7 +42,16 @@ def make(template, poses=None, *, strength=50.0, weights=WEIGHTS, beads="residue
     likelihood = Direct(DirectSettings(), 1)
     likelihood.gain.fill_(0.02)
     poses = poses or KnownPoses(KnownPosesSettings(), 48)
-    return Reconstruction(model, bead_model(template, beads), poses, likelihood, priors, strength, common=common, particles=48)
+    return Reconstruction(
+        model,
+        bead_model(template, beads, freedom=1.0),
+        poses,
+        likelihood,
+        priors,
+        strength,
+        common=common,
+        particles=48,
+    )
 
 
 @pytest.fixture
@@ -105,7 +114,9 @@ def test_what_all_conformations_share_is_paid_once(helix, batch, z):
     each, terms = objective.geometry(bent.expand(3, -1, -1)), objective(z, batch)
     drift = WEIGHTS["centre"] * (bent.mean(0) - x.mean(0)).square().sum()  # from where the template is
     torch.testing.assert_close(each, (50 * drift).expand(3), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(terms["shared"], (4 * paper.geometry(bent[None]) / 48).expand(len(ROWS)), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        terms["shared"], (4 * paper.geometry(bent[None]) / 48).expand(len(ROWS)), rtol=1e-4, atol=0
+    )
     terms["shared"].mean().backward()
     assert objective.rest.grad.abs().sum() > 0
     assert not paper.rest.requires_grad

@@ -156,19 +156,24 @@ def test_compiled_frames_are_the_plain_ones(kind):
     x[2, 2] = x[2, 4]  # no length to divide by
     outer = torch.randn(model.positions(x).shape, generator=torch.Generator().manual_seed(4))
     results = []
-    for place in (model.positions, lambda leaf: model._plain_positions(leaf, model.offset + model.spread * turned)):
-        leaf, turned = x.clone().requires_grad_(), model.deviation
-        turned.grad = None
+
+    def plain(leaf):
+        return model._plain_positions(leaf, model.offset + model.spread * model.deviation)
+
+    for place in (model.positions, plain):
+        leaf, model.deviation.grad = x.clone().requires_grad_(), None
         positions = place(leaf)
         positions.backward(outer)
-        results.append((positions.detach(), leaf.grad, turned.grad))
+        results.append((positions.detach(), leaf.grad, model.deviation.grad))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_side_chains_may_be_elsewhere_more_than_backbones_and_the_more_the_longer_they_are():
-    lysine, alanine = (bead_model(template_of(side_chain(backbone(5), reach), [name] * 5), "residue", 1.0)
-                       for name, reach in (("LYS", 4), ("ALA", 1)))
+    lysine, alanine = (
+        bead_model(template_of(side_chain(backbone(5), reach), [name] * 5), "residue", 1.0)
+        for name, reach in (("LYS", 4), ("ALA", 1))
+    )
     assert lysine.spread[:, 0].tolist() == pytest.approx([0.1, 0.2 + 0.25 * (1.5 * 2.5 - 1.5)] * 5, abs=1e-6)
     assert alanine.spread[:, 0].tolist() == pytest.approx([0.1, 0.2] * 5, abs=1e-6)
 

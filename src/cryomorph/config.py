@@ -30,6 +30,7 @@ from cryomorph.priors.base import Prior, PriorSettings
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings
 from cryomorph.search.joint import SearchSettings
+from cryomorph.search.moving import MovingSettings
 from cryomorph.selection import FreeSettings
 from cryomorph.structure.beads import BeadModel, bead_model
 from cryomorph.structure.frame import place_template
@@ -102,7 +103,7 @@ class TemplateConfig(Settings):
 
 
 COMMON = 1e4
-"""Strength of the priors at which two models of one protein differ by half a nat for each coordinate (docs/method.md)."""
+"""Strength of the priors at which two models of one protein differ by half a nat a coordinate (docs/method.md)."""
 PAPER_PRIORS = ("centre", "bonds", "log_distance")
 
 
@@ -124,8 +125,10 @@ class PriorsConfig(Settings):
         "auto", description="nats per unit of paper A's weighted sum; auto: chosen by coefficients kept out of the fit"
     )
     common: float | None = Field(
-        COMMON, ge=0, description="strength, paid once, by which all conformations together are kept like the template;"
-        " null: each of them is, as in paper A"
+        COMMON,
+        ge=0,
+        description="strength, paid once, by which all conformations together are kept like the template;"
+        " null: each of them is, as in paper A",
     )
     terms: dict[str, SerializeAsAny[PriorSettings]] = Field(default_factory=dict, validate_default=True)
 
@@ -153,6 +156,7 @@ class RunConfig(Settings):
     latent_prior: float = Field(1.0, ge=0, description="what a nat of the latents' prior counts")
     priors: PriorsConfig = Field(default_factory=PriorsConfig)
     search: SearchSettings = Field(default_factory=SearchSettings)
+    moving: MovingSettings = Field(default_factory=MovingSettings)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     free: FreeSettings = Field(default_factory=FreeSettings)
     trials: TrialSettings = Field(default_factory=TrialSettings)

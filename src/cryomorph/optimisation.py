@@ -10,7 +10,7 @@ from cryomorph.errors import InputError
 from cryomorph.latents.base import Latents
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.reconstruction import Reconstruction
-from cryomorph.schedule import TrainingSettings, learning_rate_factor
+from cryomorph.schedule import TrainingSettings, latent_cost_factor, learning_rate_factor
 
 TERMS = ("misfit", "geometry", "shared", "latents", "poses")
 
@@ -91,7 +91,7 @@ class Optimisation:
         with torch.autocast(self.fabric.device.type, dtype=torch.bfloat16, enabled=self.mixed):
             z, cost = self.latents.encode(batch)
             terms = self.reconstruction(z, batch)
-        terms["latents"] = self.latent_prior * cost
+        terms["latents"] = self.latent_prior * latent_cost_factor(epoch + part, self.settings) * cost
         terms["poses"] = self.reconstruction.poses.cost(batch)
         objective: Tensor = sum(terms[name] for name in TERMS)
         objective.mean().backward()  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings, learning_rate_factor
 from cryomorph.search.joint import JointSearch
+from cryomorph.search.moving import MotionSearch
 from cryomorph.stopping import BestEpoch
 from cryomorph.trials import StrengthTrials, Tried, choose
 
@@ -84,7 +85,7 @@ class Trainer:
         settings: TrainingSettings,
         calibration: CalibrationSettings,
         *,
-        search: JointSearch | None = None,
+        search: JointSearch | MotionSearch | None = None,
         held_out: HeldOut | None = None,
         amplitudes: AmplitudeFit | None = None,
         trials: StrengthTrials | None = None,
@@ -99,7 +100,7 @@ class Trainer:
         self.on_calibration = on_calibration
         self.settings = settings
         self.calibration = calibration
-        self.joint_search = search
+        self.looking = search
         self.held_out = held_out
         self.amplitudes = amplitudes
         self.trials = trials
@@ -135,13 +136,13 @@ class Trainer:
 
     def search(self, progress: Progress | None = None) -> dict[str, float]:
         """Search poses and conformations of all particles, if it is time; returns what to say about it."""
-        if self.joint_search is None or not self.joint_search.due(self.epoch) or self.epoch == self.settings.epochs:
+        if self.looking is None or not self.looking.due(self.epoch) or self.epoch == self.settings.epochs:
             return {}
-        assert self.optimisation.of_poses is not None
         self.optimisation.gather_rows()
         mine = np.flatnonzero(self.owned.numpy())
         optimizers = (self.optimisation.of_poses, self.optimisation.of_latents)
-        return {"new_poses": self.joint_search.run(self.epoch, self.source, mine, *optimizers, progress)}
+        share = self.looking.run(self.epoch, self.source, mine, *optimizers, progress)
+        return {self.looking.found: share}
 
     def calibrate(self, progress: Progress | None = None, *, due: bool = False) -> bool:
         """Estimate noise and signal of Fourier shells at the current conformations, if it is time; returns whether.
@@ -246,7 +247,7 @@ class Trainer:
             rate = sum(map(len, fresh)) * self.fabric.world_size / seconds
             searched = self.search(progress)
             metrics |= searched
-            if self.calibrate(progress, due=bool(searched)):
+            if self.calibrate(progress, due=JointSearch.found in searched):
                 metrics["calibrated"] = True
             metrics |= self.try_strengths(progress)
             on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})

@@ -41,6 +41,7 @@ from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
 from cryomorph.search.everywhere import look_everywhere
 from cryomorph.search.joint import JointSearch
+from cryomorph.search.moving import MotionSearch
 from cryomorph.selection import Selection
 from cryomorph.simulate import SimulationSettings, simulate
 from cryomorph.structure.model import Template, read_template
@@ -128,7 +129,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         lambda calibration: _write_calibration(run, calibration, stack) if first_process else None,
         config.training,
         config.calibration,
-        search=search,
+        search=search or _moving(config, reconstruction, latents, stack),
         held_out=held_out,
         amplitudes=None
         if held_out is None or not config.scattering.active
@@ -283,6 +284,15 @@ def _prepared(
     if not first_process:
         source = reconstruction.likelihood.prepare(stack, beads, cache, room=room)
     return WithImages(source, stack) if latents.sees_images else source
+
+
+def _moving(
+    config: RunConfig, reconstruction: Reconstruction, latents: Latents, stack: ParticleStack
+) -> MotionSearch | None:
+    """Let particles look for where they go on; those of a model that is taken as it is have done so at the start."""
+    if not latents.per_particle or config.infer_from is not None:
+        return None
+    return MotionSearch(config.moving, reconstruction, latents, stack, latent_prior=config.latent_prior)
 
 
 def _keep_out(

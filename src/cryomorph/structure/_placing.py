@@ -130,9 +130,7 @@ def _place_one(x: Array, offset: Array, places: Places, shortest: np.float32, po
 
 
 @jit()
-def _pull_one(
-    x: Array, offset: Array, places: Places, shortest: np.float32, outer: Array, gradient: Array
-) -> None:
+def _pull_one(x: Array, offset: Array, places: Places, shortest: np.float32, outer: Array, gradient: Array) -> None:
     slopes = np.zeros((len(x), 3, 3), dtype=np.float32)
     for k in range(len(places.residue)):
         i, f = _place_of(places, k)

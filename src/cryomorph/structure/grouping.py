@@ -34,7 +34,7 @@ PHOSPHATE = frozenset({"P", "OP1", "OP2", "OP3", "O1P", "O2P", "O3P"})
 
 SPREAD_OF_BACKBONE = 0.1
 """Å, standard deviation along each axis by which a backbone bead lies elsewhere in its residue than in another model
-of the same protein. Of adenylate kinase (PDB 4AKE, 1AKE) and NSP13 (start of a simulation, PDB 5RMM), as what follows."""
+of the same protein. Of adenylate kinase (PDB 4AKE, 1AKE) and NSP13 (a simulation, PDB 5RMM), as what follows."""
 LEAST_SPREAD, SPREAD_OF_REACH, REACH_OF_STUB = 0.2, 0.25, 1.5
 """Likewise of side chains: 0.2 Å up to a distance of 1.5 Å from the Cα, and a quarter of what is beyond."""
 
@@ -121,7 +121,7 @@ def _nucleotide_part(name: str) -> str:
 
 
 def _with_spread(template: Template, group: BeadGroup, part: str) -> BeadGroup:
-    """Say how far the place of a bead may differ: what turns about bonds of a side chain, or a base, more than the rest."""
+    """Say how far the place of a bead may differ: that of what turns about bonds more than that of the rest."""
     reach = float(np.linalg.norm(group.centre - template.coordinates[group.residue]))
     side = LEAST_SPREAD + SPREAD_OF_REACH * max(reach - REACH_OF_STUB, 0.0)
     return replace(group, spread=SPREAD_OF_BACKBONE if part in ("backbone", "sugar") else side)
