@@ -66,7 +66,7 @@ def comparison(template, images_of, noise, *, start="residue", pixel_size=2.2, g
     reconstruction = Reconstruction(torch.nn.Identity(), bead_model(template, start), poses, likelihood, [], 1.0)
     owned = np.ones(IMAGES, dtype=bool)
     held_out = HeldOut(reconstruction, latents, ArrayStack(batch), selection, IMAGES, owned, CPU)
-    return BeadSets(held_out, template, settings or TrialSettings())
+    return BeadSets(held_out, template, settings or TrialSettings(), 0.0)
 
 
 @pytest.mark.parametrize("start", ["ca", "residue"])
@@ -106,7 +106,7 @@ def test_gains_of_shells_come_from_what_the_fit_saw():
 
 
 def test_sets_are_compared_once():
-    sets = BeadSets(SimpleNamespace(), SimpleNamespace(), TrialSettings())
+    sets = BeadSets(SimpleNamespace(), SimpleNamespace(), TrialSettings(), 0.0)
     due = [epoch for epoch in range(1, 31) if sets.due(epoch, 30)]
     assert due == [round(TrialSettings().beads_after * 30)]
 

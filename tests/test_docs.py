@@ -107,7 +107,7 @@ def test_new_parts_take_part_in_the_objective(extended, simulated):
     latents = build_latents(config, model.conformations.latent_blocks(), len(stack))
     batch = stack.batch(torch.arange(5).numpy())
     terms = model(latents(batch), batch)
-    assert {name: value.shape for name, value in terms.items()} == {"misfit": (5,), "geometry": (5,)}
+    assert {name: value.shape for name, value in terms.items()} == dict.fromkeys(("misfit", "geometry", "shared"), (5,))
     sum(terms.values()).sum().backward()
     assert model.conformations.directions.weight.grad.abs().sum() > 0
     assert {type(prior).__name__ for prior in model.priors} >= {"RadiusPrior", "BondsPrior"}

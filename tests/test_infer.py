@@ -90,7 +90,7 @@ def test_latents_of_a_table_are_fitted_near_those_of_the_run(simulated, table_ru
     assert np.median(off) < 0.05 * between
     assert off.max() < 0.5 * between
     first, *_, last = metrics_without_times(tmp_path / "out")
-    before, after = (sum(row[term] for term in ("misfit", "geometry", "latents")) for row in (first, last))
+    before, after = (sum(row[term] for term in ("misfit", "geometry", "shared", "latents")) for row in (first, last))
     assert after < before
     assert {row["gain"] for row in (first, last)} == {metrics_without_times(table_run)[-1]["gain"]}
 

@@ -47,7 +47,7 @@ class Spring(torch.nn.Module):
 
     settings = BondsPriorSettings(weight=3.0)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
         return (x - coarse_beads(1).positions).square().sum((1, 2))
 
 

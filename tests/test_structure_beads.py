@@ -25,6 +25,14 @@ def alanines(count=8, bonded=None):
     return template_of(atoms, ["ALA"] * count, bonded)
 
 
+def side_chain(atoms, count):
+    """Atoms in a row that leads away from the Cα, 1.5 Å apart."""
+    away = np.cross(atoms["N"] - atoms["CA"], atoms["C"] - atoms["CA"])
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    names = ["CB", "CG", "CD", "CE"][:count]
+    return atoms | {name: atoms["CA"] + 1.5 * (place + 1) * away for place, name in enumerate(names)}
+
+
 def as_batch(coordinates, dtype=torch.float32):
     return torch.as_tensor(coordinates, dtype=dtype).reshape(-1, coordinates.shape[-2], 3)
 
@@ -139,7 +147,8 @@ def test_gradient(kind):
 @pytest.mark.parametrize("kind", ["residue", "atom"])
 def test_compiled_frames_are_the_plain_ones(kind):
     template = alanines(9, bonded=[True] * 4 + [False, True, True, False])
-    model = bead_model(template, kind)
+    model = bead_model(template, kind, freedom=1.0)
+    torch.nn.init.normal_(model.deviation, generator=torch.Generator().manual_seed(5))
     x = as_batch(template.coordinates).repeat(3, 1, 1) + torch.randn(
         3, 9, 3, generator=torch.Generator().manual_seed(3)
     )
@@ -147,13 +156,40 @@ def test_compiled_frames_are_the_plain_ones(kind):
     x[2, 2] = x[2, 4]  # no length to divide by
     outer = torch.randn(model.positions(x).shape, generator=torch.Generator().manual_seed(4))
     results = []
-    for place in (model.positions, model._plain_positions):
-        leaf = x.clone().requires_grad_()
+
+    def plain(leaf):
+        return model._plain_positions(leaf, model.offset + model.spread * model.deviation)
+
+    for place in (model.positions, plain):
+        leaf, model.deviation.grad = x.clone().requires_grad_(), None
         positions = place(leaf)
         positions.backward(outer)
-        results.append((positions.detach(), leaf.grad))
+        results.append((positions.detach(), leaf.grad, model.deviation.grad))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_side_chains_may_be_elsewhere_more_than_backbones_and_the_more_the_longer_they_are():
+    lysine, alanine = (
+        bead_model(template_of(side_chain(backbone(5), reach), [name] * 5), "residue", 1.0)
+        for name, reach in (("LYS", 4), ("ALA", 1))
+    )
+    assert lysine.spread[:, 0].tolist() == pytest.approx([0.1, 0.2 + 0.25 * (1.5 * 2.5 - 1.5)] * 5, abs=1e-6)
+    assert alanine.spread[:, 0].tolist() == pytest.approx([0.1, 0.2] * 5, abs=1e-6)
+
+
+def test_places_in_residues_cost_what_a_normal_distribution_of_that_spread_says():
+    template = alanines(5)
+    model, still = (bead_model(template, "residue", freedom) for freedom in (2.0, 0.0))
+    x = as_batch(template.coordinates)
+    assert float(model.cost().detach()) == 0
+    assert torch.equal(model(x).positions, still(x).positions)
+    with torch.no_grad():
+        model.deviation[3] = torch.tensor([1.0, -2.0, 0.5])  # a side chain, whose spread is 2 × 0.2 Å
+    moved = (model(x).positions - still(x).positions)[0].detach()
+    np.testing.assert_allclose(moved.norm(dim=-1), [0, 0, 0, 0.4 * 5.25**0.5, *[0] * 6], atol=1e-5)
+    assert float(model.cost().detach()) == pytest.approx(0.5 * 5.25)
+    assert not list(filter(lambda weight: weight.requires_grad, still.parameters()))
 
 
 def test_frames_do_not_cross_breaks_and_short_stretches_have_none():

@@ -150,8 +150,8 @@ def test_only_the_decoder_is_rounded(simulated, tmp_path, monkeypatch):
 def test_metrics_tell_what_happened(finished):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
-    names = {"epoch", "misfit", "geometry", "latents", "poses", "gain", "learning_rate", "seconds", "images_per_second"}
-    names |= {"work", "free", "work_shells", "free_shells"}
+    names = {"epoch", "misfit", "geometry", "shared", "latents", "poses", "gain", "learning_rate"}
+    names |= {"work", "free", "work_shells", "free_shells", "seconds", "images_per_second"}
     assert rows[0].pop("prior_strength")["tried"] == [100.0, 33.33]
     assert rows[0].pop("latent_prior")["tried"] == [1.0, 0.3333, 3.0]
     for row in rows:

@@ -67,10 +67,13 @@ class BeadSets:
         Whose beads they are, in the map frame.
     settings
         When, and what counts.
+    freedom
+        Of beads in their residues. Sets are compared with all beads where the template has them: what one set learned
+        the others would as well.
     """
 
-    def __init__(self, held_out: HeldOut, template: Template, settings: TrialSettings) -> None:
-        self.held_out, self.template, self.settings = held_out, template, settings
+    def __init__(self, held_out: HeldOut, template: Template, settings: TrialSettings, freedom: float) -> None:
+        self.held_out, self.template, self.settings, self.freedom = held_out, template, settings, freedom
 
     def due(self, epoch: int, total: int) -> bool:
         """Tell whether sets are compared after an epoch, of so many."""
@@ -88,8 +91,7 @@ class BeadSets:
         """
         reconstruction = self.held_out.reconstruction
         before = reconstruction.molecule
-        sets = {kind: bead_model(self.template, kind).to(self.held_out.device) for kind in BEAD_KINDS}
-        sets[before.kind] = before
+        sets = {kind: bead_model(self.template, kind, self.freedom).to(self.held_out.device) for kind in BEAD_KINDS}
         explained = {}
         try:
             for kind, molecule in sets.items():
@@ -105,7 +107,8 @@ class BeadSets:
             nats, times = max(float(explained[best].mean()), 0.0), len(sets[kind].width) / len(sets[best].width)
             if changes[-1] > max(self.settings.tolerance * times * nats, 2 * errors[-1]):
                 best = kind
-        reconstruction.use_molecule(sets[best])
+        if best != before.kind:
+            reconstruction.use_molecule(sets[best])
         free = tuple(float(explained[kind].mean()) for kind in BEAD_KINDS)
         choice = BeadChoice(BEAD_KINDS, free, tuple(changes), tuple(errors), best)
         logger.info("%s", choice)

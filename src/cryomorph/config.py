@@ -31,6 +31,7 @@ from cryomorph.priors.base import Prior, PriorSettings
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings
 from cryomorph.search.joint import SearchSettings
+from cryomorph.search.moving import MovingSettings
 from cryomorph.selection import FreeSettings
 from cryomorph.structure.beads import BeadKind, BeadModel, bead_model
 from cryomorph.structure.frame import place_template
@@ -102,6 +103,8 @@ class TemplateConfig(Settings):
     frame: Literal["auto", "centre", "corner"] = Field("auto", description="origin of the consensus map")
 
 
+COMMON = 1e4
+"""Strength of the priors at which two models of one protein differ by half a nat a coordinate (docs/method.md)."""
 PAPER_PRIORS = ("centre", "bonds", "log_distance")
 
 
@@ -124,6 +127,12 @@ class PriorsConfig(Settings):
 
     strength: NumberOrAuto = Field(
         "auto", description="nats per unit of paper A's weighted sum; auto: chosen by coefficients kept out of the fit"
+    )
+    common: float | None = Field(
+        COMMON,
+        ge=0,
+        description="strength, paid once, by which all conformations together are kept like the template;"
+        " null: each of them is, as in paper A",
     )
     terms: dict[str, SerializeAsAny[PriorSettings]] = Field(default_factory=dict, validate_default=True)
 
@@ -155,6 +164,7 @@ class RunConfig(Settings):
     )
     priors: PriorsConfig = Field(default_factory=PriorsConfig)
     search: SearchSettings = Field(default_factory=SearchSettings)
+    moving: MovingSettings = Field(default_factory=MovingSettings)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     free: FreeSettings = Field(default_factory=FreeSettings)
     trials: TrialSettings = Field(default_factory=TrialSettings)
@@ -352,11 +362,13 @@ def build_reconstruction(
         priors=priors,
         strength=START if config.priors.strength == "auto" else config.priors.strength,
         latent_prior=LATENT_PRIOR if config.latent_prior == "auto" else config.latent_prior,
+        common=config.priors.common,
+        particles=particles,
     )
 
 
 def _beads(config: RunConfig, template: Template, kind: BeadKind) -> BeadModel | Scatterers:
-    molecule = bead_model(template, kind)
+    molecule = bead_model(template, kind, config.scattering.freedom)
     return scatterers(molecule, template.coordinates, config.scattering) if config.scattering.active else molecule
 
 

@@ -4,15 +4,15 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from cryomorph.errors import InputError
 from cryomorph.latents.base import Latents
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.reconstruction import Reconstruction
-from cryomorph.schedule import TrainingSettings, learning_rate_factor
+from cryomorph.schedule import TrainingSettings, latent_cost_factor, learning_rate_factor
 
-TERMS = ("misfit", "geometry", "latents", "poses")
+TERMS = ("misfit", "geometry", "shared", "latents", "poses")
 
 
 class Optimisation:
@@ -65,8 +65,7 @@ class Optimisation:
         if frozen:
             for weight in (*reconstruction.shared_parameters(), *latents.shared_parameters()):
                 weight.requires_grad_(False)
-        network = [weight for weight in reconstruction.shared_parameters() if weight.requires_grad]
-        self.shared = [weight for weight in (*network, *latents.shared_parameters()) if weight.requires_grad]
+        network = self._network()
         # A decoder may have no weights.
         self.network = torch.optim.Adam(network, lr=settings.learning_rate, fused=True) if network else None
         self.of_latents = latents.optimizer(settings.latent_learning_rate, settings.learning_rate)
@@ -75,6 +74,23 @@ class Optimisation:
         self.optimizers = [optimizer for optimizer in every if optimizer is not None]
         self.sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=fabric.device)
         self.epoch = 0
+
+    @property
+    def shared(self) -> list[nn.Parameter]:
+        """The weights that all particles share, as far as they are to be trained."""
+        return [*self._network(), *(weight for weight in self.latents.shared_parameters() if weight.requires_grad)]
+
+    def _network(self) -> list[nn.Parameter]:
+        return [weight for weight in self.reconstruction.shared_parameters() if weight.requires_grad]
+
+    def renew(self) -> None:
+        """Train the weights that the model has now, after a part of it was replaced; others keep their moments."""
+        if self.network is None:
+            return
+        network = self._network()
+        for gone in set(self.network.state) - set(network):
+            del self.network.state[gone]
+        self.network.param_groups[0]["params"] = network
 
     def step(self, batch: ParticleBatch, epoch: int, part: float) -> None:
         """Take a step with the particles of a batch, after so many epochs and that part of the next one."""
@@ -87,7 +103,8 @@ class Optimisation:
         with torch.autocast(self.fabric.device.type, dtype=torch.bfloat16, enabled=self.mixed):
             z, cost = self.latents.encode(batch)
             terms = self.reconstruction(z, batch)
-        terms["latents"] = self.reconstruction.latent_prior.to(cost.dtype) * cost
+        price = self.reconstruction.latent_prior.to(cost.dtype) * latent_cost_factor(epoch + part, self.settings)
+        terms["latents"] = price * cost
         terms["poses"] = self.reconstruction.poses.cost(batch)
         objective: Tensor = sum(terms[name] for name in TERMS)
         objective.mean().backward()  # type: ignore[no-untyped-call]

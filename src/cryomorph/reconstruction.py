@@ -1,4 +1,4 @@
-"""The objective of paper A (eq. 3), composed of the parts."""
+"""The objective of paper A (eq. 3), composed of the parts, and what is shared by all particles and paid once."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,10 @@ from cryomorph.structure.scatterers import Scatterers
 
 
 class Reconstruction(nn.Module):
-    """`E_φ[misfit(y, φ, x(z))] + S (λ0 R0(x) + λ1 R1(x) + λ2 R2(x))` for each image.
+    """`E_φ[misfit(y, φ, x(z))] + S (λ0 R0(x) + λ1 R1(x) + λ2 R2(x)) + shared / N` for each of N images.
+
+    What all conformations have in common need not be the template's: R1 and R2 compare each with one at rest, which is
+    learned, and which is compared with the template by the same priors, once. In paper A the template is at rest.
 
     Parameters
     ----------
@@ -24,11 +27,17 @@ class Reconstruction(nn.Module):
         images in a unit of its own.
     latent_prior
         What a nat of the latents' prior counts against the misfit.
+    common
+        Strength of the priors between what is at rest and the template; None: the template is at rest.
+    particles
+        N, how many share what is at rest and what is learned of the beads.
 
     Attributes
     ----------
     strength, latent_prior : Tensor ()
         Both strengths, which training may change.
+    rest : Parameter (n, 3)
+        What conformations are compared with, Å.
     """
 
     strength: Tensor
@@ -42,11 +51,16 @@ class Reconstruction(nn.Module):
         likelihood: Likelihood,
         priors: list[Prior],
         strength: float,
+        *,
         latent_prior: float = 1.0,
+        common: float | None = None,
+        particles: int = 1,
     ) -> None:
         super().__init__()
         self.conformations = conformations
         self.beads = beads
+        self.common, self.particles = common, particles
+        self.rest = nn.Parameter(conformations.template.clone(), requires_grad=common is not None)
         self.poses = poses
         self.likelihood = likelihood
         active = [prior for prior in priors if prior.settings.weight > 0]
@@ -68,7 +82,7 @@ class Reconstruction(nn.Module):
             self.beads = molecule
 
     def forward(self, z: Tensor, batch: ParticleBatch) -> dict[str, Tensor]:
-        """Return the terms of the objective, each of shape (b,): `misfit` and `geometry`.
+        """Return the terms of the objective, each of shape (b,): `misfit`, `geometry` and `shared`.
 
         Parameters
         ----------
@@ -85,6 +99,7 @@ class Reconstruction(nn.Module):
             return {
                 "misfit": self.expected_misfit(beads, measure, batch),
                 "geometry": self.geometry(x),
+                "shared": (self.shared_cost() / self.particles).expand(len(x)),
             }
 
     def geometry(self, x: Tensor) -> Tensor:
@@ -95,10 +110,20 @@ class Reconstruction(nn.Module):
         x
             Residue coordinates in Å, shape (b, n, 3).
         """
+        return self.strength.to(x.dtype) * self._deformation(x, self.rest.to(x.dtype))
+
+    def shared_cost(self) -> Tensor:
+        """Return what all particles share costs in nats, shape ()."""
+        cost = self.beads.cost()
+        if self.common is None:
+            return cost
+        return cost + self.common * self._deformation(self.rest[None], self.conformations.template)[0]
+
+    def _deformation(self, x: Tensor, rest: Tensor) -> Tensor:
         total = x.new_zeros(len(x))
         for weight, prior in zip(self.prior_weights, self.priors, strict=True):
-            total = total + weight * prior(x)
-        return self.strength.to(total.dtype) * total
+            total = total + weight * prior(x, rest)
+        return total
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the weights that all particles share: those of everything but the poses."""

@@ -26,6 +26,7 @@ from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.schedule import TrainingSettings, learning_rate_factor
 from cryomorph.search.joint import JointSearch
+from cryomorph.search.moving import MotionSearch
 from cryomorph.stopping import BestEpoch
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Trainer:
         settings: TrainingSettings,
         calibration: CalibrationSettings,
         *,
-        search: JointSearch | None = None,
+        search: JointSearch | MotionSearch | None = None,
         held_out: HeldOut | None = None,
         amplitudes: AmplitudeFit | None = None,
         choices: Choices | None = None,
@@ -95,7 +96,7 @@ class Trainer:
         self.on_calibration = on_calibration
         self.settings = settings
         self.calibration = calibration
-        self.joint_search = search
+        self.looking = search
         self.held_out = held_out
         self.amplitudes = amplitudes
         self.choices = choices
@@ -130,13 +131,13 @@ class Trainer:
 
     def search(self, progress: Progress | None = None) -> dict[str, float]:
         """Search poses and conformations of all particles, if it is time; returns what to say about it."""
-        if self.joint_search is None or not self.joint_search.due(self.epoch) or self.epoch == self.settings.epochs:
+        if self.looking is None or not self.looking.due(self.epoch) or self.epoch == self.settings.epochs:
             return {}
-        assert self.optimisation.of_poses is not None
         self.optimisation.gather_rows()
         mine = np.flatnonzero(self.owned.numpy())
         optimizers = (self.optimisation.of_poses, self.optimisation.of_latents)
-        return {"new_poses": self.joint_search.run(self.epoch, self.source, mine, *optimizers, progress)}
+        share = self.looking.run(self.epoch, self.source, mine, *optimizers, progress)
+        return {self.looking.found: share}
 
     def calibrate(self, progress: Progress | None = None, *, due: bool = False) -> bool:
         """Estimate noise and signal of Fourier shells at the current conformations, if it is time; returns whether.
@@ -242,7 +243,7 @@ class Trainer:
             searched = self.search(progress)
             metrics |= searched
             chosen, other_beads = self.choose_beads()
-            if self.calibrate(progress, due=bool(searched) or other_beads):
+            if self.calibrate(progress, due=JointSearch.found in searched or other_beads):
                 metrics["calibrated"] = True
             metrics |= chosen | self.try_strengths(progress)
             on_epoch(metrics | {"seconds": seconds, "images_per_second": rate})
@@ -273,6 +274,7 @@ class Trainer:
         said = self.choices.choose_beads(self.epoch, self.settings.epochs, self.optimisation)
         changed = self.reconstruction.molecule is not before
         if changed:
+            self.optimisation.renew()
             self._source = None
             self.best.forget()
             self.estimate_gain()

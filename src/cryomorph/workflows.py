@@ -44,6 +44,7 @@ from cryomorph.reconstruction import Reconstruction
 from cryomorph.run import RunFolder
 from cryomorph.search.everywhere import look_everywhere
 from cryomorph.search.joint import JointSearch
+from cryomorph.search.moving import MotionSearch
 from cryomorph.selection import Selection
 from cryomorph.simulate import SimulationSettings, simulate
 from cryomorph.structure.beads import BeadKind
@@ -132,7 +133,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: Progr
         lambda calibration: _write_calibration(run, calibration, stack) if first_process else None,
         config.training,
         config.calibration,
-        search=search,
+        search=search or _moving(config, reconstruction, latents, stack),
         held_out=held_out,
         amplitudes=None
         if held_out is None or not config.scattering.active
@@ -290,6 +291,15 @@ def _prepared(
     return WithImages(source, stack) if latents.sees_images else source
 
 
+def _moving(
+    config: RunConfig, reconstruction: Reconstruction, latents: Latents, stack: ParticleStack
+) -> MotionSearch | None:
+    """Let particles look for where they go on; those of a model that is taken as it is have done so at the start."""
+    if not latents.per_particle or config.infer_from is not None:
+        return None
+    return MotionSearch(config.moving, reconstruction, latents, stack)
+
+
 def _keep_out(
     config: RunConfig,
     reconstruction: Reconstruction,
@@ -317,7 +327,7 @@ def _keep_out(
     deciding = HeldOut(*seen, config.trials.images, owned, fabric.device)
     trials = Trials(deciding, config.trials, strengths, owned, config.seed)
     few = HeldOut(*seen, min(config.trials.images, IMAGES), owned, fabric.device)
-    beads = BeadSets(deciding, template, config.trials) if config.beads == "auto" else None
+    beads = BeadSets(deciding, template, config.trials, config.scattering.freedom) if config.beads == "auto" else None
     return each_epoch, Choices(trials, few, beads)
 
 

@@ -99,7 +99,7 @@ def prior(request, dimer):
 def test_prior_gives_one_non_negative_cost_an_image(prior, dimer):
     template = torch.from_numpy(dimer.coordinates).float()
     x = (template + torch.randn(6, *template.shape)).requires_grad_()
-    cost = prior(x)
+    cost = prior(x, template)
     assert cost.shape == (6,)
     assert (cost > 0).all()
     cost.sum().backward()
@@ -108,7 +108,7 @@ def test_prior_gives_one_non_negative_cost_an_image(prior, dimer):
 
 def test_prior_prefers_the_template(prior, dimer):
     template = torch.from_numpy(dimer.coordinates).float()
-    assert prior(template[None]) < prior(template[None] + torch.randn(1, *template.shape))
+    assert prior(template[None], template) < prior(template[None] + torch.randn(1, *template.shape), template)
 
 
 PARTICLES = 10

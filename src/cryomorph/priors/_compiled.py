@@ -23,8 +23,8 @@ INFINITY = np.float32(np.inf)
 MANTISSA_BITS = np.int32(23)
 
 
-def cost_of(kernel: Kernel, coordinates: Tensor, *constants: Tensor) -> Tensor:
-    """Return the cost of each conformation, shape (b,), differentiable by the coordinates.
+def cost_of(kernel: Kernel, coordinates: Tensor, weight: Tensor, reference: Tensor) -> Tensor:
+    """Return the cost of each conformation, shape (b,), differentiable by the coordinates and by the reference.
 
     Parameters
     ----------
@@ -32,50 +32,59 @@ def cost_of(kernel: Kernel, coordinates: Tensor, *constants: Tensor) -> Tensor:
         One of this file.
     coordinates
         In Å, float32 on the CPU, shape (b, n, 3).
-    constants
-        What the kernel needs besides.
+    weight, reference
+        What the kernel needs besides, of one shape.
     """
-    cost: Tensor = _Cost.apply(coordinates, kernel, constants)  # type: ignore[no-untyped-call]
+    cost: Tensor = _Cost.apply(coordinates, weight, reference, kernel)  # type: ignore[no-untyped-call]
     return cost
 
 
 class _Cost(torch.autograd.Function):
-    """The kernels find cost and gradient together."""
+    """The kernels find cost and gradients together."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, coordinates: Tensor, kernel: Kernel, constants: tuple[Tensor, ...]) -> Tensor:
+    def forward(ctx: FunctionCtx, coordinates: Tensor, weight: Tensor, reference: Tensor, kernel: Kernel) -> Tensor:
         use_torch_threads()
         cost = coordinates.new_empty(len(coordinates))
         gradient = torch.empty(coordinates.shape)
-        arrays = (tensor.detach().contiguous().numpy() for tensor in (coordinates, *constants))
-        kernel(*arrays, cost.numpy(), gradient.numpy())
-        ctx.save_for_backward(gradient)
+        # Nobody asks for the gradient by a reference that is fixed: then it has no images.
+        images = len(coordinates) if ctx.needs_input_grad[2] else 0  # type: ignore[attr-defined]
+        by_reference = reference.new_zeros(images, *reference.shape)
+        arrays = (tensor.detach().contiguous().numpy() for tensor in (coordinates, weight, reference))
+        kernel(*arrays, cost.numpy(), gradient.numpy(), by_reference.numpy())
+        ctx.save_for_backward(gradient, by_reference)
         return cost
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return outer[0][:, None, None] * gradient, None, None
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
+        gradient, by_reference = ctx.saved_tensors
+        pulled = torch.tensordot(outer[0], by_reference, dims=1) if ctx.needs_input_grad[2] else None
+        return outer[0][:, None, None] * gradient, None, pulled, None
 
 
 @jit(parallel=True)
-def stretches(coordinates: Array, bonded: Array, reference: Array, cost: Array, gradient: Array) -> None:
+def stretches(
+    coordinates: Array, bonded: Array, reference: Array, cost: Array, gradient: Array, by_reference: Array
+) -> None:
     """`R1`; `bonded` is 1 and `reference` a length in Å for each two residues that follow each other, (n - 1,)."""
     for image in prange(len(coordinates)):
-        cost[image] = _stretch(coordinates[image], bonded, reference, gradient[image])
+        cost[image] = _stretch(coordinates[image], bonded, reference, gradient[image], by_reference[image : image + 1])
 
 
 @jit(parallel=True)
-def log_distances(coordinates: Array, weight: Array, reference: Array, cost: Array, gradient: Array) -> None:
+def log_distances(
+    coordinates: Array, weight: Array, reference: Array, cost: Array, gradient: Array, by_reference: Array
+) -> None:
     """`R2`; `weight` and the squared distance `reference` in Å² of residues i and i + d are at (d - 1, i)."""
     for image in prange(len(coordinates)):
-        cost[image] = _log_distance(coordinates[image], weight, reference, gradient[image])
+        pulled = by_reference[image : image + 1]
+        cost[image] = _log_distance(coordinates[image], weight, reference, gradient[image], pulled)
 
 
 @jit()
-def _stretch(x: Array, bonded: Array, reference: Array, slope: Array) -> np.float32:
-    """Return `R1` of one conformation (n, 3)."""
+def _stretch(x: Array, bonded: Array, reference: Array, slope: Array, by_reference: Array) -> np.float32:
+    """Return `R1` of one conformation (n, 3); the slope by the reference is (1, n - 1), or (0, n - 1) if not wanted."""
     share = np.float32(1 / len(x))
     total = ZERO
     slope[:] = ZERO
@@ -91,12 +100,14 @@ def _stretch(x: Array, bonded: Array, reference: Array, slope: Array) -> np.floa
         slope[i + 1, 0] += pull * dx
         slope[i + 1, 1] += pull * dy
         slope[i + 1, 2] += pull * dz
+        if len(by_reference):
+            by_reference[0, i] = -TWO * share * stretch
     return share * total
 
 
 @jit()
-def _log_distance(x: Array, weight: Array, reference: Array, slope: Array) -> np.float32:
-    """Return `R2` of one conformation (n, 3)."""
+def _log_distance(x: Array, weight: Array, reference: Array, slope: Array, by_reference: Array) -> np.float32:
+    """Return `R2` of one conformation (n, 3); the slope by the reference as in `_stretch`."""
     columns = x.T.copy()
     slopes = np.zeros(columns.shape, dtype=np.float32)
     squared = np.empty(len(x), dtype=np.float32)
@@ -108,6 +119,9 @@ def _log_distance(x: Array, weight: Array, reference: Array, slope: Array) -> np
         total += _log_ratios(squared[:pairs], reference[separation - 1], weight[separation - 1], pull)
         for axis in range(3):
             _add_pulls(pull[:pairs], columns[axis], separation, slopes[axis])
+        if len(by_reference):
+            for i in range(pairs):
+                by_reference[0, separation - 1, i] = -HALF * pull[i] * squared[i] / reference[separation - 1, i]
     slope[:] = slopes.T
     return total
 

@@ -16,11 +16,22 @@ class PriorSettings(Settings):
 
 
 class Prior(nn.Module, ABC):
-    """Cost of a conformation, whatever the images say. The weight λ is applied by whoever sums the terms."""
+    """Cost of a conformation, whatever the images say. The weight λ is applied by whoever sums the terms.
+
+    Conformations are compared with one at rest: in paper A the template, else one that all particles share.
+    """
 
     Settings: ClassVar[type[PriorSettings]]
     settings: PriorSettings
 
     @abstractmethod
-    def forward(self, coordinates: Tensor) -> Tensor:
-        """Return the cost, shape (b,), of residue coordinates in Å, shape (b, n, 3)."""
+    def forward(self, coordinates: Tensor, rest: Tensor) -> Tensor:
+        """Return the cost of conformations, shape (b,), differentiable by both.
+
+        Parameters
+        ----------
+        coordinates
+            Of the residues in Å, shape (b, n, 3).
+        rest
+            Those of the conformation at rest, shape (n, 3).
+        """

@@ -1,4 +1,4 @@
-"""R1 of paper A: distances along the chain stay as in the template."""
+"""R1 of paper A: distances along the chain stay as they are at rest."""
 
 from typing import Literal
 
@@ -22,24 +22,22 @@ class BondsPrior(Prior):
 
     Settings = BondsPriorSettings
     bonded: Tensor
-    reference: Tensor
 
     def __init__(self, settings: BondsPriorSettings, template: Template) -> None:
         super().__init__()
         self.settings = settings
-        start = torch.from_numpy(template.coordinates).float()
         self.register_buffer("bonded", torch.from_numpy(template.bonded).float())
-        self.register_buffer("reference", (start[1:] - start[:-1]).norm(dim=-1))
 
-    def forward(self, coordinates: Tensor) -> Tensor:
-        """Return R1 of each conformation, shape (b,)."""
+    def forward(self, coordinates: Tensor, rest: Tensor) -> Tensor:
+        """Return R1 of each conformation, shape (b,); `rest` (n, 3) is x0."""
+        reference = (rest[1:] - rest[:-1]).norm(dim=-1)
         if coordinates.device.type == "cpu" and coordinates.dtype == torch.float32:
             from cryomorph.priors._compiled import cost_of, stretches
 
-            return cost_of(stretches, coordinates, self.bonded, self.reference)
-        return self._plain(coordinates)
+            return cost_of(stretches, coordinates, self.bonded, reference)
+        return self._plain(coordinates, reference)
 
-    def _plain(self, coordinates: Tensor) -> Tensor:
+    def _plain(self, coordinates: Tensor, reference: Tensor) -> Tensor:
         length = (coordinates[:, 1:] - coordinates[:, :-1]).norm(dim=-1)
-        stretch: Tensor = length - self.reference
+        stretch: Tensor = length - reference
         return (self.bonded * stretch.square()).sum(-1) / coordinates.shape[1]

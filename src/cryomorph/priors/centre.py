@@ -28,6 +28,6 @@ class CentrePrior(Prior):
         self.settings = settings
         self.register_buffer("mean", torch.from_numpy(template.coordinates.mean(0)).float())
 
-    def forward(self, coordinates: Tensor) -> Tensor:
-        """Return R0 of each conformation, shape (b,)."""
+    def forward(self, coordinates: Tensor, rest: Tensor) -> Tensor:
+        """Return R0 of each conformation, shape (b,); the place is the template's, whatever is at rest."""
         return (coordinates.mean(1) - self.mean).square().sum(-1)

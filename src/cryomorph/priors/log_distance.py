@@ -13,6 +13,8 @@ from cryomorph.structure.model import Template
 
 NEGLIGIBLE = 1e-6
 """Pairs whose weight is below this are left out: 1e-6 of a neighbour's is below float32 rounding of the sum."""
+TINY = 1e-6
+"""Å² added to squared distances: residues may coincide, and beyond the last residue they all do."""
 
 
 class LogDistancePriorSettings(PriorSettings):
@@ -31,7 +33,6 @@ class LogDistancePrior(Prior):
 
     Settings = LogDistancePriorSettings
     pair_weight: Tensor
-    reference: Tensor
 
     def __init__(self, settings: LogDistancePriorSettings, template: Template) -> None:
         super().__init__()
@@ -44,19 +45,18 @@ class LogDistancePrior(Prior):
         same_chain = template.chain[np.minimum(partner, residues - 1)] == template.chain[:, None]
         weight = np.exp(-settings.omega * separation) * (inside & same_chain)
         self.register_buffer("pair_weight", torch.from_numpy(weight).float())
-        start = torch.from_numpy(template.coordinates).float()[None]
-        self.register_buffer("reference", self._squared_distances(start)[0].clamp(min=1e-6))
 
-    def forward(self, coordinates: Tensor) -> Tensor:
-        """Return R2 of each conformation, shape (b,)."""
+    def forward(self, coordinates: Tensor, rest: Tensor) -> Tensor:
+        """Return R2 of each conformation, shape (b,); `rest` (n, 3) is x0."""
+        reference = self._squared_distances(rest[None])[0] + TINY
         if coordinates.device.type == "cpu" and coordinates.dtype == torch.float32:
             from cryomorph.priors._compiled import cost_of, log_distances
 
-            return cost_of(log_distances, coordinates, self.pair_weight.T, self.reference.T + 1e-6)
-        return self._plain(coordinates)
+            return cost_of(log_distances, coordinates, self.pair_weight.T, reference.T)
+        return self._plain(coordinates, reference)
 
-    def _plain(self, coordinates: Tensor) -> Tensor:
-        ratio = (self._squared_distances(coordinates) + 1e-6) / (self.reference + 1e-6)
+    def _plain(self, coordinates: Tensor, reference: Tensor) -> Tensor:
+        ratio = (self._squared_distances(coordinates) + TINY) / reference
         return (self.pair_weight * (0.5 * torch.log(ratio)).square()).sum((1, 2))
 
     def _squared_distances(self, coordinates: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ class _Look:
             )
         # Those that no latents stand for are none of the model's.
         library = Library(library.latents, library.conformations[:known], library.price[:known])
-        latent_prior = max(search.latent_prior, WEAKEST_PRIOR)
+        latent_prior = max(float(search.reconstruction.latent_prior), WEAKEST_PRIOR)
         density = latent_density(library.latents, latent_prior)
         geometry = search.reconstruction.geometry(library.conformations).double()
         log_geometry = torch.logsumexp(density - geometry, 0)

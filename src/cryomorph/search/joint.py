@@ -98,6 +98,9 @@ class JointSearch:
         If the likelihood has no windows.
     """
 
+    found = "new_poses"
+    """Name of what `run` returns."""
+
     def __init__(
         self,
         settings: SearchSettings,
@@ -129,7 +132,7 @@ class JointSearch:
         epoch: int,
         source: BatchSource,
         rows: NDArray[np.int64],
-        pose_optimizer: Optimizer,
+        pose_optimizer: Optimizer | None,
         latent_optimizer: Optimizer,
         progress: Progress | None = None,
     ) -> float:
@@ -153,6 +156,7 @@ class JointSearch:
         float
             Share of the particles whose pose was replaced.
         """
+        assert pose_optimizer is not None  # of `SearchedPoses`
         progress = progress or Silent()
         scan = self._scan(self._grid)
         find: Callable[[RingScan, ParticleBatch, Library, Progress], tuple[Candidates, Tensor]]

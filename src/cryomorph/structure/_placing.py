@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from cryomorph.parallel import jit, prange, use_torch_threads
 
@@ -17,20 +17,17 @@ HALF = np.float32(0.5)
 
 
 class Places(NamedTuple):
-    """Where the beads are in their residues; as `FramedBeads` has them.
+    """Which residues and frames beads belong to; as `FramedBeads` has them.
 
     Attributes
     ----------
-    slot : array (B,)
-        Residue times the number of slots of a residue, plus the slot of the bead.
-    offset : array (n, slots, 4)
-        In the axes of the frame, Å, behind a one.
+    residue : array (B,)
+        That carries each bead.
     source : array (n,)
         The residue with whose frame each one turns, minus 1; n - 2 where it does not turn.
     """
 
-    slot: NDArray[np.int64]
-    offset: Array
+    residue: NDArray[np.int64]
     source: NDArray[np.int64]
 
 
@@ -55,83 +52,93 @@ class Frame(NamedTuple):
     bend_scale: np.float32
 
 
-def place_beads(coordinates: Tensor, places: Places, shortest: float) -> Tensor:
+def place_beads(coordinates: Tensor, offset: Tensor, places: Places, shortest: float) -> Tensor:
     """Return bead positions (b, B, 3) for conformations (b, n, 3), both in Å, float32 on the CPU.
 
     Parameters
     ----------
     coordinates
         Of the residues.
+    offset
+        Of the beads from their residues, in the axes of the frames, shape (B, 3) in Å.
     places
         Of the beads.
     shortest
         Axes shorter than this, in Å, are divided by it instead of by their length.
     """
-    placed: Tensor = _Place.apply(coordinates, places, np.float32(shortest))  # type: ignore[no-untyped-call]
+    placed: Tensor = _Place.apply(coordinates, offset, places, np.float32(shortest))  # type: ignore[no-untyped-call]
     return placed
 
 
 class _Place(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, coordinates: Tensor, places: Places, shortest: np.float32) -> Tensor:
+    def forward(ctx: Any, coordinates: Tensor, offset: Tensor, places: Places, shortest: np.float32) -> Tensor:
         use_torch_threads()
-        coordinates = coordinates.detach().contiguous()
-        positions = coordinates.new_empty(len(coordinates), len(places.slot), 3)
-        _place(coordinates.numpy(), places, shortest, positions.numpy())
-        ctx.save_for_backward(coordinates)
-        ctx.how = places, shortest  # type: ignore[attr-defined]
+        coordinates, offset = coordinates.detach().contiguous(), offset.detach().contiguous()
+        positions = coordinates.new_empty(len(coordinates), len(places.residue), 3)
+        _place(coordinates.numpy(), offset.numpy(), places, shortest, positions.numpy())
+        ctx.save_for_backward(coordinates, offset)
+        ctx.how = places, shortest
         return positions
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         use_torch_threads()
-        (coordinates,) = ctx.saved_tensors
-        gradient = torch.zeros_like(coordinates)
+        coordinates, offset = ctx.saved_tensors
         places, shortest = ctx.how
-        _pull(coordinates.numpy(), places, shortest, outer[0].contiguous().numpy(), gradient.numpy())
-        return gradient, None, None
+        pull, gradient = outer[0].contiguous().numpy(), torch.zeros_like(coordinates)
+        _pull(coordinates.numpy(), offset.numpy(), places, shortest, pull, gradient.numpy())
+        if not ctx.needs_input_grad[1]:
+            return gradient, None, None, None
+        by_offset = coordinates.new_empty(len(coordinates), *offset.shape)
+        _pull_in_frames(coordinates.numpy(), places, shortest, pull, by_offset.numpy())
+        return gradient, by_offset.sum(0), None, None
 
 
 @jit(parallel=True)
-def _place(coordinates: Array, places: Places, shortest: np.float32, positions: Array) -> None:
+def _place(coordinates: Array, offset: Array, places: Places, shortest: np.float32, positions: Array) -> None:
     for image in prange(len(coordinates)):
-        _place_one(coordinates[image], places, shortest, positions[image])
+        _place_one(coordinates[image], offset, places, shortest, positions[image])
 
 
 @jit(parallel=True)
-def _pull(coordinates: Array, places: Places, shortest: np.float32, outer: Array, gradient: Array) -> None:
+def _pull(
+    coordinates: Array, offset: Array, places: Places, shortest: np.float32, outer: Array, gradient: Array
+) -> None:
     for image in prange(len(coordinates)):
-        _pull_one(coordinates[image], places, shortest, outer[image], gradient[image])
+        _pull_one(coordinates[image], offset, places, shortest, outer[image], gradient[image])
+
+
+@jit(parallel=True)
+def _pull_in_frames(coordinates: Array, places: Places, shortest: np.float32, outer: Array, by_offset: Array) -> None:
+    for image in prange(len(coordinates)):
+        _pull_one_in_frames(coordinates[image], places, shortest, outer[image], by_offset[image])
 
 
 @jit()
-def _place_one(x: Array, places: Places, shortest: np.float32, positions: Array) -> None:
-    axes = np.zeros((len(x), 3, 3), dtype=np.float32)
-    for i in range(1, len(x) - 1):
-        frame = _frame(x, i, shortest)
-        for c in range(3):
-            axes[i, 0, c], axes[i, 1, c], axes[i, 2, c] = frame.along[c], frame.bend[c], frame.across[c]
-    for k in range(len(places.slot)):
-        i, f, offset = _place_of(places, k)
+def _place_one(x: Array, offset: Array, places: Places, shortest: np.float32, positions: Array) -> None:
+    axes = _axes(x, shortest)
+    for k in range(len(places.residue)):
+        i, f = _place_of(places, k)
         for c in range(3):
             if f < 0:
-                positions[k, c] = x[i, c] + offset[c]
+                positions[k, c] = x[i, c] + offset[k, c]
             else:
-                turned = offset[0] * axes[f, 0, c] + offset[1] * axes[f, 1, c] + offset[2] * axes[f, 2, c]
+                turned = offset[k, 0] * axes[f, 0, c] + offset[k, 1] * axes[f, 1, c] + offset[k, 2] * axes[f, 2, c]
                 positions[k, c] = x[i, c] + turned
 
 
 @jit()
-def _pull_one(x: Array, places: Places, shortest: np.float32, outer: Array, gradient: Array) -> None:
+def _pull_one(x: Array, offset: Array, places: Places, shortest: np.float32, outer: Array, gradient: Array) -> None:
     slopes = np.zeros((len(x), 3, 3), dtype=np.float32)
-    for k in range(len(places.slot)):
-        i, f, offset = _place_of(places, k)
+    for k in range(len(places.residue)):
+        i, f = _place_of(places, k)
         for c in range(3):
             gradient[i, c] += outer[k, c]
             if f >= 0:
                 for axis in range(3):
-                    slopes[f, axis, c] += offset[axis] * outer[k, c]
+                    slopes[f, axis, c] += offset[k, axis] * outer[k, c]
     for i in range(1, len(x) - 1):
         along, middle = _frame_gradient(_frame(x, i, shortest), slopes[i], shortest)
         for c in range(3):
@@ -141,12 +148,35 @@ def _pull_one(x: Array, places: Places, shortest: np.float32, outer: Array, grad
 
 
 @jit()
-def _place_of(places: Places, bead: int) -> tuple[int, int, Array]:
-    """Return the residue of a bead, the one with whose frame it turns (or -1), and its offset."""
-    residues, slots, _ = places.offset.shape
-    residue, slot = places.slot[bead] // slots, places.slot[bead] % slots
+def _pull_one_in_frames(x: Array, places: Places, shortest: np.float32, outer: Array, by_offset: Array) -> None:
+    axes = _axes(x, shortest)
+    for k in range(len(places.residue)):
+        _, f = _place_of(places, k)
+        for axis in range(3):
+            if f < 0:
+                by_offset[k, axis] = outer[k, axis]
+            else:
+                pulled = axes[f, axis, 0] * outer[k, 0] + axes[f, axis, 1] * outer[k, 1]
+                by_offset[k, axis] = pulled + axes[f, axis, 2] * outer[k, 2]
+
+
+@jit()
+def _axes(x: Array, shortest: np.float32) -> Array:
+    """Return the axes of the frames of inner residues, (residue, axis, component)."""
+    axes = np.zeros((len(x), 3, 3), dtype=np.float32)
+    for i in range(1, len(x) - 1):
+        frame = _frame(x, i, shortest)
+        for c in range(3):
+            axes[i, 0, c], axes[i, 1, c], axes[i, 2, c] = frame.along[c], frame.bend[c], frame.across[c]
+    return axes
+
+
+@jit()
+def _place_of(places: Places, bead: int) -> tuple[int, int]:
+    """Return the residue of a bead, and the one with whose frame it turns (or -1)."""
+    residue = places.residue[bead]
     source = places.source[residue]
-    return residue, source + 1 if source < residues - 2 else -1, places.offset[residue, slot, 1:]
+    return residue, source + 1 if source < len(places.source) - 2 else -1
 
 
 @jit()

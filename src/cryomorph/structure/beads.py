@@ -85,6 +85,10 @@ class BeadModel(nn.Module, ABC):
     def positions(self, coordinates: Tensor) -> Tensor:
         """Return bead positions (b, B, 3) for conformations (b, n, 3), both in Å."""
 
+    def cost(self) -> Tensor:
+        """Return what was learned of the beads, the same for all images, costs in nats, shape ()."""
+        return self.amplitude.new_zeros(())
+
 
 class CentredBeads(BeadModel):
     """One bead on each representative atom."""
@@ -95,11 +99,14 @@ class CentredBeads(BeadModel):
 
 
 class FramedBeads(BeadModel):
-    """Beads at fixed places in the residues' local frames.
+    """Beads at places in the residues' local frames, those of the template unless others are learned.
 
     The frame of residue i has its first axis along `x[i+1] - x[i-1]` and its second towards `x[i]` from the middle of
     these. Residues at the ends of a chain, or beside a gap, turn with the nearest residue that has both neighbours;
     where there is none (stretches of one or two residues, or straight ones) beads only move along with their residue.
+
+    Side chains of the molecule in the images may turn other ways than the template's. Then nothing but a distorted
+    backbone would bring its beads to where there is density, so their places are learned, the same for all images.
 
     Parameters
     ----------
@@ -109,50 +116,59 @@ class FramedBeads(BeadModel):
         The beads, residue by residue.
     kind
         What they are called.
+    freedom
+        Of their places, in units of how far those of two models differ (`BeadGroup.spread`). 0 keeps them.
+
+    Attributes
+    ----------
+    deviation : Parameter (B, 3)
+        From the template's place in the frame, in units of its standard deviation.
+    spread : Tensor (B, 1)
+        That standard deviation along each axis in Å.
     """
 
-    slot_offset: Tensor
-    slot: Tensor
+    offset: Tensor
     frame_source: Tensor
+    spread: Tensor
 
-    def __init__(self, template: Template, groups: list[BeadGroup], kind: BeadKind) -> None:
+    def __init__(self, template: Template, groups: list[BeadGroup], kind: BeadKind, freedom: float = 0.0) -> None:
         super().__init__(groups, kind)
         residue = np.array([group.residue for group in groups])
-        first = np.searchsorted(residue, residue)
-        place = np.arange(len(groups)) - first
-        slots = int(place.max()) + 1
         source = frame_sources(template)
         displacement = np.stack([group.centre for group in groups]) - template.coordinates[residue]
-        offset = np.zeros((len(template), slots, 4))
-        offset[residue, place, 0] = 1.0
-        offset[residue, place, 1:] = _in_frames(template, source[residue], displacement)
+        offset = _in_frames(template, source[residue], displacement)
         # Residues without a frame of their own take the row behind the last frame, which is the identity.
         fixed = np.where(source < 0, len(template) - 2, source - 1)
-        self.register_buffer("slot_offset", torch.from_numpy(offset).to(torch.float32))
-        self.register_buffer("slot", torch.from_numpy(residue * slots + place))
+        self.register_buffer("offset", torch.from_numpy(offset).to(torch.float32))
         self.register_buffer("frame_source", torch.from_numpy(fixed))
+        spread = freedom * np.array([[group.spread] for group in groups])
+        self.register_buffer("spread", torch.from_numpy(spread).float(), persistent=False)
+        self.deviation = nn.Parameter(torch.zeros(len(groups), 3), requires_grad=freedom > 0)
+
+    def cost(self) -> Tensor:
+        """Return what the places that were learned cost under their normal prior, in nats, shape ()."""
+        return 0.5 * self.deviation.square().sum()
 
     def positions(self, coordinates: Tensor) -> Tensor:
         """Return bead positions (b, B, 3); equivariant under rigid motions wherever residues have frames."""
+        offset = self.offset + self.spread * self.deviation
         if coordinates.device.type == "cpu" and coordinates.dtype == torch.float32:
             from cryomorph.structure._placing import Places, place_beads
 
-            places = Places(self.slot.numpy(), self.slot_offset.numpy(), self.frame_source.numpy())
-            return place_beads(coordinates, places, SHORTEST_AXIS)
-        return self._plain_positions(coordinates)
+            places = Places(self.residue.numpy(), self.frame_source.numpy())
+            return place_beads(coordinates, offset, places, SHORTEST_AXIS)
+        return self._plain_positions(coordinates, offset)
 
-    def _plain_positions(self, coordinates: Tensor) -> Tensor:
-        batch, residues, _ = coordinates.shape
+    def _plain_positions(self, coordinates: Tensor, offset: Tensor) -> Tensor:
         x = coordinates.permute(1, 2, 0).contiguous()  # the batch last: every step below is contiguous there
-        identity = torch.eye(3, dtype=x.dtype, device=x.device)[:, :, None].expand(3, 3, batch)
-        frames = torch.cat([local_frames(x), identity[None]]).index_select(0, self.frame_source)
-        basis = torch.cat([x[:, None], frames], dim=1).reshape(residues, 4, 3 * batch)
-        every_slot = torch.bmm(self.slot_offset.to(x.dtype), basis)
-        placed = every_slot.reshape(-1, 3 * batch).index_select(0, self.slot)
-        return placed.reshape(-1, 3, batch).permute(2, 0, 1).contiguous()
+        identity = torch.eye(3, dtype=x.dtype, device=x.device)[:, :, None].expand(3, 3, len(coordinates))
+        frames = torch.cat([local_frames(x), identity[None]])
+        own = frames.index_select(0, self.frame_source.index_select(0, self.residue))
+        turned = torch.bmm(offset.to(x.dtype)[:, None], own.flatten(2)).view(-1, 3, len(coordinates))
+        return (x.index_select(0, self.residue) + turned).permute(2, 0, 1).contiguous()
 
 
-def bead_model(template: Template, kind: BeadKind) -> BeadModel:
+def bead_model(template: Template, kind: BeadKind, freedom: float = 0.0) -> BeadModel:
     """Make the beads of a template.
 
     Parameters
@@ -163,6 +179,8 @@ def bead_model(template: Template, kind: BeadKind) -> BeadModel:
         "ca": one Gaussian on each Cα (C1' for nucleotides), amplitudes in electrons and widths of a published table;
         "residue": backbone and side chain (nucleotides: phosphate, sugar and base) as one Gaussian each; "atom": every
         heavy atom. The last two have the summed electron scattering of their heavy atoms as amplitude, in Å.
+    freedom
+        Of the places of the last two in their residues, see `FramedBeads`.
 
     Returns
     -------
@@ -178,9 +196,9 @@ def bead_model(template: Template, kind: BeadKind) -> BeadModel:
     if kind == "ca":
         return CentredBeads(calpha_groups(template), kind)
     if kind == "residue":
-        return FramedBeads(template, residue_groups(template), kind)
+        return FramedBeads(template, residue_groups(template), kind, freedom)
     if kind == "atom":
-        return FramedBeads(template, atom_groups(template), kind)
+        return FramedBeads(template, atom_groups(template), kind, freedom)
     raise InputError(f"beads '{kind}': no such kind; expected 'ca', 'residue' or 'atom'")
 
 

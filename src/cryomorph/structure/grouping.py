@@ -1,6 +1,6 @@
 """Which atoms make up a bead, how strongly they scatter and how wide they are together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +32,36 @@ BACKBONE = frozenset({"N", "CA", "C", "O", "OXT", "OT1", "OT2", "OC1", "OC2"})
 PHOSPHATE = frozenset({"P", "OP1", "OP2", "OP3", "O1P", "O2P", "O3P"})
 
 
+SPREAD_OF_BACKBONE = 0.1
+"""Å, standard deviation along each axis by which a backbone bead lies elsewhere in its residue than in another model
+of the same protein. Of adenylate kinase (PDB 4AKE, 1AKE) and NSP13 (a simulation, PDB 5RMM), as what follows."""
+LEAST_SPREAD, SPREAD_OF_REACH, REACH_OF_STUB = 0.2, 0.25, 1.5
+"""Likewise of side chains: 0.2 Å up to a distance of 1.5 Å from the Cα, and a quarter of what is beyond."""
+
+
 @dataclass(frozen=True)
 class BeadGroup:
-    """One bead of the template: its residue, centre (3,) in Å, amplitude and width σ in Å."""
+    """One bead of the template.
+
+    Attributes
+    ----------
+    residue
+        That carries it.
+    centre : array (3,)
+        Å.
+    amplitude
+        Summed scattering.
+    width
+        Standard deviation of the Gaussian, Å.
+    spread
+        Standard deviation along each axis by which its place in the residue differs between models, Å.
+    """
 
     residue: int
     centre: NDArray[np.float64]
     amplitude: float
     width: float
+    spread: float = 0.0
 
 
 def calpha_groups(template: Template) -> list[BeadGroup]:
@@ -69,16 +91,23 @@ def residue_groups(template: Template) -> list[BeadGroup]:
     for i, atoms in enumerate(_heavy_atoms(template)):
         parts: dict[str, list[int]] = {}
         for row in atoms:
-            name = template.atom_names[row]
-            part = _nucleotide_part(name) if nucleotide[i] else _amino_acid_part(name)
-            parts.setdefault(part, []).append(row)
-        groups += [_gather(template, i, rows) for rows in parts.values()]
+            parts.setdefault(_part(template.atom_names[row], bool(nucleotide[i])), []).append(row)
+        groups += [_with_spread(template, _gather(template, i, rows), part) for part, rows in parts.items()]
     return groups
 
 
 def atom_groups(template: Template) -> list[BeadGroup]:
     """One bead on every heavy atom."""
-    return [_gather(template, i, [row]) for i, atoms in enumerate(_heavy_atoms(template)) for row in atoms]
+    nucleotide = template.is_nucleotide
+    return [
+        _with_spread(template, _gather(template, i, [row]), _part(template.atom_names[row], bool(nucleotide[i])))
+        for i, atoms in enumerate(_heavy_atoms(template))
+        for row in atoms
+    ]
+
+
+def _part(name: str, nucleotide: bool) -> str:
+    return _nucleotide_part(name) if nucleotide else _amino_acid_part(name)
 
 
 def _amino_acid_part(name: str) -> str:
@@ -89,6 +118,13 @@ def _nucleotide_part(name: str) -> str:
     if name in PHOSPHATE:
         return "phosphate"
     return "sugar" if name.endswith("'") else "base"
+
+
+def _with_spread(template: Template, group: BeadGroup, part: str) -> BeadGroup:
+    """Say how far the place of a bead may differ: that of what turns about bonds more than that of the rest."""
+    reach = float(np.linalg.norm(group.centre - template.coordinates[group.residue]))
+    side = LEAST_SPREAD + SPREAD_OF_REACH * max(reach - REACH_OF_STUB, 0.0)
+    return replace(group, spread=SPREAD_OF_BACKBONE if part in ("backbone", "sugar") else side)
 
 
 def _heavy_atoms(template: Template) -> list[list[int]]:

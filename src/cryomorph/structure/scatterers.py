@@ -26,7 +26,14 @@ PER_VARIANCE = 8 * np.pi**2
 
 
 class ScatteringSettings(Settings):
-    """What is looked for when shells are calibrated for the last time, and kept if free coefficients gain."""
+    """Where beads are in their residues, and what is looked for beside a complete molecule.
+
+    The latter when shells are calibrated for the last time; it is kept if free coefficients gain.
+    """
+
+    freedom: float = Field(
+        1.0, ge=0, description="how far beads, but ca, may be elsewhere in their residues, times what models differ by"
+    )
 
     surroundings: bool = Field(False, description="density about the template that does not move with it")
     occupancy: bool = Field(False, description="an amplitude for each residue")
@@ -37,7 +44,7 @@ class ScatteringSettings(Settings):
 
     @property
     def active(self) -> bool:
-        """Whether anything is looked for."""
+        """Whether anything is looked for beside a complete, sharp molecule."""
         return self.surroundings or self.occupancy or self.b_factors
 
 
@@ -85,6 +92,10 @@ class Scatterers(nn.Module):
     def forward(self, coordinates: Tensor) -> Beads:
         """Place the beads that scatter, of conformations (b, n, 3) in Å."""
         return self.beads(coordinates, self.extra > 0)
+
+    def cost(self) -> Tensor:
+        """Return what was learned of the molecule's beads costs in nats, shape ()."""
+        return self.molecule.cost()
 
     def beads(self, coordinates: Tensor, chosen: Tensor) -> Beads:
         """Place the molecule's beads, then those about it that are chosen, bool (G,), whatever their amplitude."""
