@@ -19,8 +19,8 @@ nsp13
 Two sets of settings are compared on the same images:
 
 paper
-    Models and priors as paper A has them: one Gaussian on each Cα, latents that are points, priors of a fixed strength,
-    nothing calibrated, every coefficient fitted; poses known, or by ESL over 14,761 rotations. Learning rates and the
+    Models and priors as paper A has them: one Gaussian on each Cα, latents that are points, priors of a fixed strength
+    that compare each conformation with the template, no search for where particles go on, nothing calibrated, every coefficient fitted; poses known, or by ESL over 14,761 rotations. Learning rates and the
     number of epochs are ours: paper A trains many times as long.
 default
     What `cryomorph train` does by itself; without poses, with `--poses search`.
@@ -107,15 +107,23 @@ class Run:
         if self.decoder == "mlp":
             decoder = {"kind": "mlp", "width": 64 if wide else 32}
         esl = self.poses == "esl"
+        terms = {} if self.r2 else {"terms": {"log_distance": {"weight": 0.0}}}
         return {
             "decoder": decoder,
             "latents": "table",
             "beads": "ca",
             "poses": self.poses,
-            "priors": {"strength": 100.0} | ({} if self.r2 else {"terms": {"log_distance": {"weight": 0.0}}}),
+            "latent_prior": 1.0,
+            "priors": {"strength": 100.0, "common": None} | terms,
+            "moving": {"epochs": []},
             "calibration": {"shells": "none"},
             "free": {"share": 0.0},
-            "training": {"epochs": size.esl_epochs if esl else size.epochs, "latent_steps": 0, "patience": 0},
+            "training": {
+                "epochs": size.esl_epochs if esl else size.epochs,
+                "latent_steps": 0,
+                "patience": 0,
+                "latents_free": 0.0,
+            },
         }
 
 

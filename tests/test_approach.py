@@ -26,7 +26,8 @@ def start(dimer):
 def geometry(dimer):
     """The priors of distances, as strong as by default."""
     bonds, distances = BondsPrior(BondsPriorSettings(), dimer), LogDistancePrior(LogDistancePriorSettings(), dimer)
-    return lambda x: bonds(x) + distances(x)
+    rest = torch.from_numpy(dimer.coordinates)
+    return lambda x: bonds(x, rest.to(x.dtype)) + distances(x, rest.to(x.dtype))
 
 
 def bent(template, geometry, amplitudes):

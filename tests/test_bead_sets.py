@@ -63,7 +63,9 @@ def comparison(template, images_of, noise, *, start="residue", pixel_size=2.2, g
     likelihood.selection = selection
     latents = AsItIs(template)
     poses = KnownPoses(KnownPosesSettings(), IMAGES)
-    reconstruction = Reconstruction(torch.nn.Identity(), bead_model(template, start), poses, likelihood, [], 1.0)
+    as_they_are = torch.nn.Identity()
+    as_they_are.template = torch.from_numpy(template.coordinates).float()
+    reconstruction = Reconstruction(as_they_are, bead_model(template, start), poses, likelihood, [], 1.0)
     owned = np.ones(IMAGES, dtype=bool)
     held_out = HeldOut(reconstruction, latents, ArrayStack(batch), selection, IMAGES, owned, CPU)
     return BeadSets(held_out, template, settings or TrialSettings(), 0.0)

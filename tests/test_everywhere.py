@@ -101,7 +101,7 @@ def make(folder, strength, *, z=0.3, images=3, template=None, settings=None):
     settings = SearchSettings(**({"directions": 150, "in_plane": 30} | (settings or {})))
     source = Source(windows)
     none = np.empty((0, BEADS, 3))
-    return Prepared(settings, reconstruction, latents, source, range(BEADS), none, latent_prior=1.0, seed=0), pictures
+    return Prepared(settings, reconstruction, latents, source, range(BEADS), none, seed=0), pictures
 
 
 @torch.no_grad()

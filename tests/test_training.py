@@ -20,7 +20,7 @@ from cryomorph.poses.refine import RefinedPoses, RefinedPosesSettings
 from cryomorph.progress import Silent
 from cryomorph.results import FittedRun
 from cryomorph.run import RunFolder
-from cryomorph.schedule import TrainingSettings, learning_rate_factor
+from cryomorph.schedule import TrainingSettings, latent_cost_factor, learning_rate_factor
 from cryomorph.training import Trainer
 from cryomorph.workflows import train
 from small_runs import latents_of, metrics_without_times, run_settings
@@ -55,6 +55,13 @@ def test_learning_rate_without_a_decay_ends_with_the_warm_up():
     settings = TrainingSettings(epochs=2, warmup_epochs=4)
     assert learning_rate_factor(2, settings) == 0.5
     assert learning_rate_factor(1, TrainingSettings(epochs=1, warmup_epochs=1)) == 1
+
+
+def test_what_latents_cost_rises_to_its_full_weight():
+    settings = TrainingSettings(epochs=20, latents_free=0.5)
+    costs = [latent_cost_factor(epoch, settings) for epoch in (0, 5, 9.5, 12, 20)]
+    assert costs == pytest.approx([0.05, 0.55, 1, 1, 1])
+    assert latent_cost_factor(0, TrainingSettings(latents_free=0)) == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -427,7 +434,7 @@ import os, signal
 import cryomorph.training
 from cryomorph.cli import main
 from cryomorph.run import RunFolder
-from cryomorph.schedule import TrainingSettings, learning_rate_factor
+from cryomorph.schedule import TrainingSettings, latent_cost_factor, learning_rate_factor
 
 cryomorph.training.LOOK_EVERY = 1  # several processes save after every so many batches only
 save, saves = RunFolder.save_checkpoint, []
