@@ -30,8 +30,8 @@ LIBRARY_PARTICLES = 4096
 class MovingSettings(Settings):
     """When particles whose poses are not searched are compared with conformations along the main motion."""
 
-    epochs: tuple[int, ...] = Field((2, 4, 6, 8, 10, 12, 15), description="after how many epochs; none: never")
-    library: int = Field(12, ge=2, description="conformations along the main motion")
+    epochs: tuple[int, ...] = Field((2, 4, 7, 11), description="after how many epochs; none: never")
+    library: int = Field(6, ge=2, description="conformations along the main motion")
     extension: float = Field(1 / 3, ge=0, description="how far they reach beyond it at both ends, as a share of it")
 
 
