@@ -75,7 +75,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(images=30, box=128, pixel_size=2.0, epochs=30, esl_every=6, esl_epochs=15),
+    "small": Size(images=30, box=128, pixel_size=2.0, epochs=30, esl_every=12, esl_epochs=15),
     "paper": Size(images=1000, box=256, pixel_size=1.0, epochs=30, esl_every=1, esl_epochs=15),
 }
 """Images of each conformation. A scan of all rotations takes long: with ESL every so-many-th image counts."""
