@@ -157,7 +157,9 @@ def source(particles: int = 400, residues: int = 40, *, names: tuple[str, ...] =
         config=config,
         source_index=np.arange(particles) + 100,
         run=SimpleNamespace(images=lambda: (8, np.array([2.0])), path=Path("/projects/run7")),
-        reconstruction=SimpleNamespace(strength=30.0, latent_prior=1.0, molecule=SimpleNamespace(kind="residue")),
+        reconstruction=SimpleNamespace(
+            strength=30.0, latent_prior=1.0, molecule=SimpleNamespace(kind="residue"), beads=SimpleNamespace()
+        ),
     )
     frequency = np.arange(4)[None] / 16.0
     found = {

@@ -391,7 +391,7 @@ def search_in_noise(unposed, tmp_path_factory):
     (folder / "particles.star").write_text("\n".join(head + rows) + "\n")
     config = parse_config(search_settings(folder), "test")
     stack, template = open_particles(config.particles), read_template(folder / "template.cif")
-    reconstruction = build_reconstruction(config, template, 1, 200)
+    reconstruction = build_reconstruction(config, template, 1, 200).requires_grad_(False)
     latents = build_latents(config, reconstruction.conformations.latent_blocks(), 200)
     with torch.no_grad():
         beads = reconstruction.beads(reconstruction.conformations.template[None])

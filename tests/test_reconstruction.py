@@ -195,7 +195,7 @@ def test_the_true_conformation_explains_its_images_best(simulated):
 
     misfit(torch.from_numpy(template.coordinates).float())
     objective.likelihood.update_gain()
-    misfits = torch.stack([misfit(structure) for structure in structures]).numpy()
+    misfits = torch.stack([misfit(structure) for structure in structures]).detach().numpy()
     assert (misfits.argmin(0) == shown).mean() > 0.95
     assert misfits.min() < 0
 

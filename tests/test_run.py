@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(copied, finished, keep):
 
 def test_a_checkpoint_of_an_earlier_version_is_refused(copied):
     state = RunFolder(copied).load_checkpoint()
-    del state["best"]
+    del state["reconstruction"]["rest"]
     RunFolder(copied).save_checkpoint(state)
     with pytest.raises(InputError, match="written by an earlier version; train again, with another --out"):
         RunFolder(copied).load_checkpoint()

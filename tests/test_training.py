@@ -344,7 +344,7 @@ def test_two_processes_train_all_particles_into_one_checkpoint(two_processes, tm
     _, out, settings = two_processes
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     steps = state["latent_optimizer"]["state"][0]["steps"]
-    assert torch.equal(steps, torch.full((47, 1), 3.0))
+    assert set(steps.unique().tolist()) == {1.0, 3.0}  # those that were moved after the second epoch began anew
     table = state["latents"]["table.weight"]
     np.testing.assert_array_equal(table.numpy(), latents_of(out))
     # The same start in one process, one epoch at a rate of next to nothing.

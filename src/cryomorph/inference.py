@@ -87,6 +87,7 @@ def _configuration(
     training = {
         "epochs": epochs if fitted else 1,
         "warmup_epochs": 0.0,
+        "latents_free": 0.0,
         "batch_size": batch_size or before.training.batch_size,
     }
     changed = {

@@ -28,9 +28,9 @@ IMAGES_AT_ONCE, PIXELS_AT_ONCE = 128, 2**21
 STEPS = 6
 ENOUGH = 0.005
 """Nats that a step must promise to be worth taking: latents are then within a tenth of their uncertainty."""
-FAR = 0.5
-"""Nats that a step promised after which the objective is expanded anew: latents moved by about their uncertainty. After
-a shorter one the image is taken to change with the latents as before, which costs one projection instead of many."""
+FAR = 0.05
+"""Nats that a step promised after which the objective is expanded anew: latents moved by a third of their uncertainty.
+After a shorter one the image is taken to change with the latents as before, which costs one projection, not many."""
 FIRST_DAMPING, MOST_DAMPING = 1e-3, 1e6
 MORE_DAMPING, LESS_DAMPING = 10.0, 0.1
 WEAKEST_PRIOR = 1e-3
