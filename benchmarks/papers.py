@@ -20,8 +20,9 @@ Two sets of settings are compared on the same images:
 
 paper
     Models and priors as paper A has them: one Gaussian on each Cα, latents that are points, priors of a fixed strength
-    that compare each conformation with the template, no search for where particles go on, nothing calibrated, every coefficient fitted; poses known, or by ESL over 14,761 rotations. Learning rates and the
-    number of epochs are ours: paper A trains many times as long.
+    that compare each conformation with the template, no search for where particles go on, nothing calibrated, every
+    coefficient fitted; poses known, or by ESL over some 14,800 rotations. Learning rates and the number of epochs are
+    ours: paper A trains many times as long.
 default
     What `cryomorph train` does by itself; without poses, with `--poses search`.
 
