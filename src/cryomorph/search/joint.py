@@ -35,7 +35,7 @@ from cryomorph.scan.grid import ProductGrid
 from cryomorph.scan.polish import polish
 from cryomorph.search.approach import ApproachSettings, approach
 from cryomorph.search.distil import learn_path
-from cryomorph.search.library import Library, along_main_motion
+from cryomorph.search.library import Library, along_main_motion, latents_of_some
 from cryomorph.structure.beads import Beads
 from cryomorph.structure.model import Template
 
@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE = 2048
 """Images that are scanned at a time: their harmonics are kept meanwhile."""
-LIBRARY_PARTICLES = 4096
-"""Particles whose conformations tell the main motion."""
 APPROACH_GRID = ProductGrid(200, 48)
 """Coarser than for poses: only the mean over images counts."""
 NOISE_IMAGES = 256
@@ -344,11 +342,7 @@ class JointSearch:
 
     def _learned_library(self) -> Library:
         """Return points along the main motion learned so far, the template and models."""
-        rows = np.linspace(0, len(self.stack) - 1, min(len(self.stack), LIBRARY_PARTICLES)).astype(np.int64)
-        training = self.latents.training
-        self.latents.eval()
-        z = self.latents(self.stack.batch(rows, images=False).to(self._device))
-        self.latents.train(training)
+        z = latents_of_some(self.latents, self.stack, self._device)
         others = torch.cat([self.reconstruction.conformations.template[None].to(z), self.models.to(z)])
         settings, model = self.settings, self.reconstruction.conformations
         return along_main_motion(model, z, settings.library, settings.extension, others)

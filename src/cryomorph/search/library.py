@@ -3,16 +3,21 @@
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cryomorph.conformations.base import ConformationModel
+from cryomorph.latents.base import Latents
+from cryomorph.particles.stack import ParticleStack
 
 ENDS = 0.02
 """Share of the particles beyond each end of what counts as the range of the main motion."""
 NEIGHBOURHOOD = 0.25
 """Of the range: particles that near determine the latent coordinates at a point of the main motion."""
 
+PARTICLES = 4096
+"""Whose conformations tell the main motion, at most."""
 AT_ONCE = 1024
 """Particles that are decoded at a time."""
 
@@ -39,6 +44,17 @@ class Library:
     def free(cls, latents: Tensor, conformations: Tensor) -> Self:
         """Return a library all of whose conformations are as good beforehand."""
         return cls(latents, conformations, conformations.new_zeros(len(conformations)))
+
+
+@torch.no_grad()
+def latents_of_some(latents: Latents, stack: ParticleStack, device: torch.device) -> Tensor:
+    """Return the middles of the latents of some particles (m, d), spread over all."""
+    rows = np.linspace(0, len(stack) - 1, min(len(stack), PARTICLES)).astype(np.int64)
+    training = latents.training
+    latents.eval()
+    z: Tensor = latents(stack.batch(rows, images=False).to(device))
+    latents.train(training)
+    return z
 
 
 @torch.no_grad()

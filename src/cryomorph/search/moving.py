@@ -19,12 +19,10 @@ from cryomorph.particles.loader import prefetch
 from cryomorph.particles.stack import BatchSource, ParticleStack
 from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
-from cryomorph.search.library import Library, along_main_motion
+from cryomorph.search.library import Library, along_main_motion, latents_of_some
 from cryomorph.structure.beads import Beads
 
 IMAGES_AT_ONCE = 64
-LIBRARY_PARTICLES = 4096
-"""Particles whose conformations tell the main motion."""
 
 
 class MovingSettings(Settings):
@@ -117,9 +115,8 @@ class MotionSearch:
         return moved / max(len(rows), 1)
 
     def _library(self) -> Library:
-        rows = np.linspace(0, len(self.stack) - 1, min(len(self.stack), LIBRARY_PARTICLES)).astype(np.int64)
         model = self.reconstruction.conformations
-        z = self.latents(self.stack.batch(rows, images=False).to(model.template.device))
+        z = latents_of_some(self.latents, self.stack, model.template.device)
         none = model.template[:0].reshape(0, *model.template.shape)
         return along_main_motion(model, z, self.settings.library, self.settings.extension, none)
 
