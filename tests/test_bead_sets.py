@@ -83,9 +83,10 @@ def test_the_beads_that_images_are_made_of_are_chosen(adk, made_of, start):
     assert choice.as_dict()["chosen"] == made_of
 
 
-def test_where_images_tell_no_difference_the_cheapest_is_chosen(adk):
+@pytest.mark.parametrize("start", ["ca", "residue"])
+def test_where_images_tell_no_difference_beads_stay(adk, start):
     """Atoms at a resolution of 20 Å and much noise: that there are better beads is not to be seen."""
-    assert comparison(adk, "atom", noise=10.0, pixel_size=10.0).choose(add_up).chosen == "ca"
+    assert comparison(adk, "atom", noise=10.0, pixel_size=10.0, start=start).choose(add_up).chosen == start
 
 
 def test_neither_gains_nor_noise_of_optics_groups_decide(adk):

@@ -34,7 +34,8 @@ class BeadChoice:
     free : tuple of float
         Nats by which free coefficients of an image are explained better than by nothing, on average.
     free_change, free_error : tuple of float
-        Difference to the best of the cheaper ones in the same images, and its standard error.
+        Difference to the best of those compared before, of which the set in use is the first, in the same images, and
+        its standard error.
     chosen : str
     """
 
@@ -51,9 +52,11 @@ class BeadChoice:
         return {"tried": list(self.tried), **rounded, "chosen": self.chosen}
 
     def __str__(self) -> str:
-        said = [f"{self.tried[0]} {self.free[0]:.2f} nats/image"]
-        said += [f"{self.tried[k]} {self.free_change[k]:+.2f} ± {self.free_error[k]:.2f}" for k in (1, 2)]
-        return f"beads: {self.chosen} ({', '.join(said)})"
+        said = (
+            f"{kind} {free:.2f} ({change:+.2f} ± {error:.2f})"
+            for kind, free, change, error in zip(self.tried, self.free, self.free_change, self.free_error, strict=True)
+        )
+        return f"beads: {self.chosen} ({', '.join(said)} nats/image)"
 
 
 class BeadSets:
@@ -80,9 +83,10 @@ class BeadSets:
         return epoch in epochs_after((self.settings.beads_after,), total)
 
     def choose(self, add_up: Callable[..., None]) -> BeadChoice:
-        """Compare all sets, and put the chosen one in place: the cheapest that no dearer one surpasses by what counts.
+        """Compare all sets, and put the chosen one in place: the one in use unless another surpasses it by what counts.
 
-        More beads cost time. They must gain the share that counts for each time as many, and twice the standard error.
+        That is twice the standard error: as long as conformations are far off, no set may be seen to be better. More
+        beads cost time, and must also gain the share that counts for each time as many.
 
         Parameters
         ----------
@@ -99,13 +103,14 @@ class BeadSets:
                 explained[kind] = self.held_out.terms(add_up).explained()
         finally:
             reconstruction.use_molecule(before)
-        best, changes, errors = BEAD_KINDS[0], [], []
+        best, changes, errors = before.kind, [], []
         for kind in BEAD_KINDS:
             change = explained[kind] - explained[best]
             changes.append(float(change.mean()))
             errors.append(float(change.std(ddof=1) / np.sqrt(len(change))))
             nats, times = max(float(explained[best].mean()), 0.0), len(sets[kind].width) / len(sets[best].width)
-            if changes[-1] > max(self.settings.tolerance * times * nats, 2 * errors[-1]):
+            counts = self.settings.tolerance * times * nats if times > 1 else 0.0
+            if changes[-1] > max(counts, 2 * errors[-1]):
                 best = kind
         if best != before.kind:
             reconstruction.use_molecule(sets[best])
