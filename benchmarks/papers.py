@@ -115,7 +115,7 @@ class Run:
             "beads": "ca",
             "poses": self.poses,
             "latent_prior": 1.0,
-            "priors": {"strength": 100.0, "common": None} | terms,
+            "priors": {"strength": 100.0} | terms,
             "moving": {"epochs": []},
             "calibration": {"shells": "none"},
             "free": {"share": 0.0},

@@ -103,8 +103,6 @@ class TemplateConfig(Settings):
     frame: Literal["auto", "centre", "corner"] = Field("auto", description="origin of the consensus map")
 
 
-COMMON = 1e4
-"""Strength of the priors at which two models of one protein differ by half a nat a coordinate (docs/method.md)."""
 PAPER_PRIORS = ("centre", "bonds", "log_distance")
 
 
@@ -129,10 +127,10 @@ class PriorsConfig(Settings):
         "auto", description="nats per unit of paper A's weighted sum; auto: chosen by coefficients kept out of the fit"
     )
     common: float | None = Field(
-        COMMON,
+        None,
         ge=0,
-        description="strength, paid once, by which all conformations together are kept like the template;"
-        " null: each of them is, as in paper A",
+        description="strength, paid once, by which what all conformations share is kept like the template; null: each "
+        "of them is compared with the template, as in paper A",
     )
     terms: dict[str, SerializeAsAny[PriorSettings]] = Field(default_factory=dict, validate_default=True)
 
