@@ -15,8 +15,8 @@ from cryomorph.structure.scatterers import Scatterers
 class Reconstruction(nn.Module):
     """`E_φ[misfit(y, φ, x(z))] + S (λ0 R0(x) + λ1 R1(x) + λ2 R2(x)) + shared / N` for each of N images.
 
-    What all conformations have in common need not be the template's: R1 and R2 compare each with one at rest, which is
-    learned, and which is compared with the template by the same priors, once. In paper A the template is at rest.
+    R1 and R2 compare each conformation with one at rest: the template, as in paper A, or, with `common`, one that is
+    learned, and that the same priors compare with the template, once: what all conformations share is paid once.
 
     Parameters
     ----------
