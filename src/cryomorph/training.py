@@ -56,7 +56,7 @@ class Trainer:
     settings, calibration
         Of the optimisation, and of the calibration of Fourier shells.
     search
-        Of poses that are not known.
+        Of poses that are not known, or of where in latent space particles with known poses go on.
     held_out
         Tells after each epoch how well coefficients are explained that were kept out of the fit.
     amplitudes

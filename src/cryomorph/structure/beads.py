@@ -86,7 +86,7 @@ class BeadModel(nn.Module, ABC):
         """Return bead positions (b, B, 3) for conformations (b, n, 3), both in Å."""
 
     def cost(self) -> Tensor:
-        """Return what was learned of the beads, the same for all images, costs in nats, shape ()."""
+        """Return what places that were learned cost in nats, once for all images, shape (); none are learned here."""
         return self.amplitude.new_zeros(())
 
 

@@ -94,7 +94,7 @@ class Scatterers(nn.Module):
         return self.beads(coordinates, self.extra > 0)
 
     def cost(self) -> Tensor:
-        """Return what was learned of the molecule's beads costs in nats, shape ()."""
+        """Return what places of the molecule's beads that were learned cost in nats, shape ()."""
         return self.molecule.cost()
 
     def beads(self, coordinates: Tensor, chosen: Tensor) -> Beads:
