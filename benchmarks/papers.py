@@ -73,13 +73,15 @@ class Size:
     epochs: int
     esl_every: int
     esl_epochs: int
+    esl_batch: int
 
 
 SIZES = {
-    "small": Size(images=30, box=128, pixel_size=2.0, epochs=30, esl_every=12, esl_epochs=15),
-    "paper": Size(images=1000, box=256, pixel_size=1.0, epochs=30, esl_every=1, esl_epochs=15),
+    "small": Size(images=30, box=128, pixel_size=2.0, epochs=30, esl_every=12, esl_epochs=15, esl_batch=8),
+    "paper": Size(images=1000, box=256, pixel_size=1.0, epochs=30, esl_every=1, esl_epochs=15, esl_batch=32),
 }
-"""Images of each conformation. A scan of all rotations takes long: with ESL every so-many-th image counts."""
+"""Images of each conformation. A scan of all rotations takes long: with ESL every so-many-th image counts, and batches
+are smaller where images are few, so that there are steps enough."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Run:
             "free": {"share": 0.0},
             "training": {
                 "epochs": size.esl_epochs if esl else size.epochs,
+                "batch_size": size.esl_batch if esl else 32,
                 "latent_steps": 0,
                 "patience": 0,
                 "latents_free": 0.0,

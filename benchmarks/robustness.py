@@ -59,9 +59,14 @@ from cryomorph.demo import MODEL, TOPOLOGY, TRAJECTORY, demo_data
 from cryomorph.evaluation import read_truth
 from cryomorph.expansion import Seen, compare
 from cryomorph.fitted import FittedRun
-from cryomorph.fourier import image_coefficients
-from cryomorph.geometry import rmsd
+from cryomorph.fourier import image_coefficients, multiplicity
+from cryomorph.geometry import project, rmsd
+from cryomorph.likelihood.base import contrast_transfer
+from cryomorph.likelihood.direct import projection_coefficients
 from cryomorph.particles.loader import prefetch
+from cryomorph.particles.stack import ParticleStack
+from cryomorph.structure.beads import bead_model
+from cryomorph.structure.model import read_template
 from cryomorph.structure.trajectory import read_ensemble
 from cryomorph.structure.write import write_template
 from cryomorph.workflows import background_radius
@@ -144,9 +149,27 @@ def simulated(out: Path, point: Point) -> Path:
     optics = ["--box", 96, "--pixel-size", 2.5, "--defocus", f"{low:g},{high:g}", "--dose", like["dose"], "--seed", 9]
     cryomorph("simulate", *source, *optics, "--images", f"{like['images']:.0f}", "--out", folder)
     if point.of_beads:
-        make_of_beads(folder, seed=0)
+        make_of_beads(folder, strength_of(folder), seed=0)
     (folder / "done").touch()
     return folder
+
+
+def strength_of(folder: Path) -> float:
+    """Return how strong images are: the gain of the model's beads by least squares, in units of the noise."""
+    stack, truth = ParticleStack.open(folder / "particles.star"), np.load(folder / "truth.npz")
+    rows = np.linspace(0, len(stack) - 1, 256).astype(np.int64)
+    batch = stack.batch(rows)
+    assert batch.image is not None
+    assert batch.rotation is not None
+    seen = bead_model(read_template(folder / "template.cif"), "residue")(
+        torch.from_numpy(truth["coordinates"][truth["conformation"][rows]]).float()
+    )
+    points = project(seen.positions, batch.rotation, batch.shift)
+    model = projection_coefficients(points, seen.amplitude, seen.width, batch.pixel_size, stack.box)
+    expected = model * contrast_transfer(batch, stack.box) * multiplicity(stack.box, model.device).sqrt()
+    observed = image_coefficients(batch.image) * multiplicity(stack.box, model.device).sqrt()
+    cross = (observed.conj() * expected).real.sum()
+    return float(cross / expected.abs().square().sum() / batch.image.std())
 
 
 def trained(out: Path, point: Point, data: Path) -> Path:

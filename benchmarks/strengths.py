@@ -3,12 +3,12 @@ r"""Strengths and sizes, one at a time: the error of each against the truth, and
 Example
 -------
 python benchmarks/strengths.py --data DATA --out results --json rows.json
-python benchmarks/strengths.py --data DATA --out results --systems adk-1k,adk-3k,adk-10k,adk-30k \
-    --settings S25,S100,S400
+python benchmarks/strengths.py --data DATA --out results --systems adk-1k,adk-3k,adk-10k --settings S25,S100,S400
+python benchmarks/strengths.py --data DATA --out results --systems adk-30k --settings S25,S100,S400 --epochs 10
 
 `DATA` holds `adk` (images of an established multislice program), `hsp90` and `nsp13` (models). All other images are
-simulated here. Every setting is one change to the defaults, of which `auto` is one. What was simulated, trained and
-evaluated before is not done again.
+simulated here. Every setting is one change to the defaults, of which `auto` is one; `--epochs` comes on top, so that
+many images do not take all day. What was simulated, trained and evaluated before is not done again.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def simulate(arguments: argparse.Namespace, system: str) -> None:
 
 def train(arguments: argparse.Namespace, system: str, setting: str, seed: int) -> dict[str, object]:
     """Train and evaluate one run, unless that was done; returns its row."""
-    name = f"{system}_{setting}_seed{seed}"
+    name = f"{system}_{setting}_seed{seed}" + (f"_epochs{arguments.epochs}" if arguments.epochs else "")
     row_file, folder = arguments.out / "rows" / f"{name}.json", arguments.out / "runs" / name
     if row_file.exists():
         done: dict[str, object] = json.loads(row_file.read_text())
@@ -97,6 +97,8 @@ def train(arguments: argparse.Namespace, system: str, setting: str, seed: int) -
     particles, template, truth = files(arguments, system)
     started = time.monotonic()
     options = ["--out", str(folder), "--seed", str(seed), *SETTINGS[setting]]
+    if arguments.epochs:
+        options += ["--epochs", str(arguments.epochs)]
     cryomorph("train", particles, "--template", template, *options)
     seconds = time.monotonic() - started
     cryomorph("evaluate", str(folder), "--truth", truth)
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for images and runs")
     parser.add_argument("--systems", default="adk,adk-low,nsp13,hsp90")
     parser.add_argument("--settings", default=TUNED, help=f"of {', '.join(SETTINGS)}")
+    parser.add_argument("--epochs", type=int, help="of all runs [default: those of the setting]")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
     parser.add_argument("--json", type=Path, help="write one row a run")

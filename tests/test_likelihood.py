@@ -1,11 +1,14 @@
 """The direct likelihood, against sums written out in real space and in Fourier space."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from cryomorph.fourier import band, image_coefficients
 from cryomorph.geometry import project, random_rotations
+from cryomorph.likelihood.base import contrast_transfer
 from cryomorph.likelihood.direct import Direct, DirectSettings, projection_coefficients
 from cryomorph.optics import CTFParameters, ctf
 from cryomorph.particles.batch import ParticleBatch
@@ -63,6 +66,18 @@ def test_projection_is_the_sum_of_gaussians_in_real_space(box):
     rendered = projection_coefficients(points, beads.amplitude, beads.width, pixels, box)
     # What the Gaussians have beyond Nyquist and beyond the box is tiny for these widths.
     torch.testing.assert_close(rendered, image_coefficients(image[None]), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_contrast_transfer_is_the_function_of_frequencies(box):
+    batch = make_batch(box)
+    sharp = replace(batch.ctf, b_factor=torch.zeros(3, dtype=torch.float64))
+    highest = (box - 1) // 2
+    step = 1 / (box * batch.pixel_size)[:, None, None]
+    along = torch.arange(highest + 1) * step, torch.arange(-highest, highest + 1)[:, None] * step
+    for parameters in (batch.ctf, sharp):
+        found = contrast_transfer(replace(batch, ctf=parameters), box)
+        torch.testing.assert_close(found, ctf(*along, parameters), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("box", BOXES)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomorph.fourier import band, image_coefficients, shell_index
+from cryomorph.fourier import band, image_coefficients
 from cryomorph.geometry import project
 from cryomorph.gridding.projections import bead_coefficients
 from cryomorph.latents.base import Latents
@@ -19,6 +19,7 @@ from cryomorph.particles.loader import prefetch, spread_over_groups
 from cryomorph.particles.stack import ParticleStack
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.selection import Selection
+from cryomorph.shell_sums import shell_sums
 
 Array = NDArray[np.float64]
 
@@ -164,10 +165,16 @@ class HeldOut:
         conformation
             Shape (n, 3) in Å, taken for that in every image; by default each has its own.
         """
+        if conformation is None:
+            return self._explained(lambda _, batch: self._decode(batch))
+        return self._explained(lambda _, batch: conformation.expand(len(batch), -1, -1))
+
+    def _explained(self, conformations: Callable[[int, ParticleBatch], Tensor]) -> Explained:
+        """Compare the images with conformations (b, n, 3), given the number of their batch and the batch."""
         known, parts = self.reconstruction.poses.known.cpu(), []
         with self.still():
-            for batch, observed in self.batches():
-                x = self._decode(batch) if conformation is None else conformation.expand(len(batch), -1, -1)
+            for number, (batch, observed) in enumerate(self.batches()):
+                x = conformations(number, batch)
                 kept = known[batch.index.cpu()].to(self.device)
                 parts.append(torch.stack(self._compare(x, batch, observed))[:, kept])
         if not parts:
@@ -188,14 +195,15 @@ class HeldOut:
         free, motion : array (images,)
             In nats, as if all coefficients were like these; images of all processes that have a pose.
         """
-        total, count = torch.zeros(1, dtype=torch.float64), torch.tensor(float(len(self.own)), dtype=torch.float64)
         with self.still():
-            for batch, _ in self.batches():
-                total = total + self._decode(batch).double().sum(0).cpu()
+            each = [self._decode(batch) for batch, _ in self.batches()]
+        total = sum((x.double().sum(0).cpu() for x in each), start=torch.zeros(1, dtype=torch.float64))
+        count = torch.tensor(float(len(self.own)), dtype=torch.float64)
         add_up(total, count)
         mean = (total / count).float().to(self.device)
-        own, same = (self._of_all(self.measure(each).free.sum(1), add_up).numpy() for each in (None, mean))
-        return own, own - same
+        explained = self._explained(lambda number, _: each[number]), self.measure(mean)
+        free, of_mean = (self._of_all(one.free.sum(1), add_up).numpy() for one in explained)
+        return free, free - of_mean
 
     @contextmanager
     def still(self) -> Iterator[None]:
@@ -273,50 +281,40 @@ class HeldOut:
         known = self.reconstruction.poses.known.cpu()
         with self.still():
             for batch, observed in self.batches():
-                cross, power = self._terms(self._decode(batch), batch, observed)
-                gain = self.reconstruction.likelihood.gain[batch.optics_group].to(cross.dtype)[:, None, None]
-                cross, power = gain * cross, gain.square() * power
-                seen, parts, box = self.selection.of(batch.index), len(self.selection), self.stack.box
-                work = [_over_shells(term * seen, box) * (parts / (parts - 1)) for term in (cross, power)]
-                free = [_over_shells(term * ~seen, box) * parts for term in (cross, power)]
+                sums = self._sums(self._decode(batch), batch, observed).double()
+                gain = self.reconstruction.likelihood.gain[batch.optics_group].double()[:, None]
                 index = batch.index.cpu()
                 place = torch.from_numpy(np.searchsorted(self.rows, index.numpy()))
-                found[:, place] = torch.stack([*work, *free]).double().cpu()
+                found[:, place] = (sums * torch.stack([gain, gain.square()] * 2)).cpu()
                 seen_by[place] = known[index].double()
         add_up(found, seen_by)
+        parts = len(self.selection)
+        found[:2] *= parts / (parts - 1)
+        found[2:] *= parts
         return ShellTerms(*found[:, seen_by > 0].numpy())
 
-    def _terms(self, x: Tensor, batch: ParticleBatch, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both inner products of the misfit for x (b, n, 3), of each coefficient, shape (b, 2K + 1, K + 1)."""
+    def _sums(self, x: Tensor, batch: ParticleBatch, observed: Tensor) -> Tensor:
+        """Return both inner products of the misfit for x (b, n, 3), as `shell_sums` does, shape (4, b, shells)."""
         reconstruction, box = self.reconstruction, self.stack.box
         likelihood = reconstruction.likelihood
         beads = reconstruction.beads(x)
         points = project(beads.positions, *reconstruction.poses.best(batch))
         model = bead_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box)
-        model = model * likelihood.transfer(batch, box)
         weight = likelihood.weight(batch, box, every=True)
-        cross = weight * (observed.real * model.real + observed.imag * model.imag)
-        return cross, weight * (model.real.square() + model.imag.square())
+        return shell_sums(observed, model, likelihood.transfer(batch, box), weight, self.selection.of(batch.index))
 
     def _compare(self, x: Tensor, batch: ParticleBatch, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Return what x (b, n, 3) gains in each shell, (b, shells), from coefficients seen and from the rest."""
-        likelihood, box = self.reconstruction.likelihood, self.stack.box
-        cross, power = self._terms(x, batch, observed)
-        seen = self.selection.of(batch.index)
-        scale = likelihood.scale((cross * seen).sum((1, 2)), (power * seen).sum((1, 2)), batch)[:, None, None]
-        better = scale * cross - 0.5 * scale.square() * power
+        cross, power, free_cross, free_power = self._sums(x, batch, observed)
+        scale = self.reconstruction.likelihood.scale(cross.sum(1), power.sum(1), batch)[:, None]
+        work, free = (
+            scale * one - 0.5 * scale.square() * other for one, other in ((cross, power), (free_cross, free_power))
+        )
         parts = len(self.selection)
-        work = _over_shells(better * seen, box) * (parts / (parts - 1))
-        return work, _over_shells(better * ~seen, box) * parts
+        return work * (parts / (parts - 1)), free * parts
 
 
 def _of_images(batch: ParticleBatch) -> Tensor:
     if batch.image is None:
         raise ValueError("the images of the batch are needed")
     return image_coefficients(batch.image)
-
-
-def _over_shells(values: Tensor, box: int) -> Tensor:
-    """Sum values (b, 2K + 1, K + 1) over each shell; shape (b, K + 1)."""
-    sums = values.new_zeros(len(values), band(box) + 1)
-    return sums.index_add_(1, shell_index(box, values.device).flatten(), values.flatten(1))

@@ -108,13 +108,16 @@ def _kernel(at: Array, oversampling: float) -> Array:
     return np.asarray(np.exp(shape * (np.sqrt(inside) - 1)))
 
 
-def _widened(at: Array, spread: float, oversampling: float) -> Array:
-    """Return the kernel convolved with a Gaussian of standard deviation `spread`; distances and spread in samples."""
-    if spread < 1e-6:
-        return np.where(np.abs(at) <= SUPPORT / 2, _kernel(at, oversampling), 0.0)
+def _widened(at: Array, spread: Array, oversampling: float) -> Array:
+    """Return the kernel at distances convolved with Gaussians of standard deviations `spread`, all in samples.
+
+    Those of shape (s,) come first in the result, before the shape of the distances.
+    """
     frequency, weight, transform = _spectrum(oversampling)
-    damped = 2 * weight * transform * np.exp(-2 * np.square(np.pi * spread * frequency))
-    return np.asarray(np.cos(2 * np.pi * at[..., None] * frequency) @ damped)
+    damped = 2 * weight * transform * np.exp(-2 * np.square(np.pi * spread[:, None] * frequency))
+    values: Array = np.moveaxis(np.cos(2 * np.pi * at[..., None] * frequency) @ damped.T, -1, 0)
+    values[spread < 1e-6] = np.where(np.abs(at) <= SUPPORT / 2, _kernel(at, oversampling), 0.0)
+    return values
 
 
 @lru_cache(maxsize=8)
@@ -127,7 +130,8 @@ def _spectrum(oversampling: float) -> tuple[Array, Array, Array]:
 
 def _taps(spread: float, oversampling: float) -> int:
     reach = np.arange(SUPPORT // 2, MOST_TAPS // 2 + 1, dtype=np.float64)
-    small = np.abs(_widened(reach, spread, oversampling)) < NEGLIGIBLE * _widened(np.zeros(1), spread, oversampling)
+    from_middle = _widened(np.append(0.0, reach), np.array([spread]), oversampling)[0]
+    small = np.abs(from_middle[1:]) < NEGLIGIBLE * from_middle[0]
     enough = reach[small & (reach >= SUPPORT / 2)]
     if not len(enough):
         raise ValueError(f"the widest bead covers more than {MOST_TAPS} samples of the grid: beads of one kind, please")
@@ -138,6 +142,6 @@ def _polynomials(spread: Array, taps: int, oversampling: float) -> Array:
     """Interpolate footprints (classes,) by polynomials on every interval between samples: (classes, DEGREE+1, taps)."""
     nodes = 0.5 * np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
     distance = np.arange(taps) - taps / 2 + 0.5 - nodes[:, None]
-    values = np.stack([_widened(distance, s, oversampling) for s in spread])
+    values = _widened(distance, spread, oversampling)
     powers = nodes[:, None] ** np.arange(DEGREE + 1)
     return np.asarray(np.linalg.solve(powers, values), dtype=np.float64)
