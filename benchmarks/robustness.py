@@ -113,6 +113,12 @@ class Point:
         return f"{self.curve}_{str(self.value).replace(' ', '-')}_seed{self.seed}"
 
     @property
+    def usual(self) -> bool:
+        """Whether nothing but what is reported of it distinguishes the run from that of other points."""
+        usual = USUAL | {"poses": 0, "latents": 8}
+        return self.value in (usual.get(self.curve), "all as it is", "decoder")
+
+    @property
     def data(self) -> dict[str, float]:
         """What its images are like."""
         changed = {self.curve: float(self.value)} if self.curve in USUAL else {}
@@ -174,7 +180,10 @@ def strength_of(folder: Path) -> float:
 
 def trained(out: Path, point: Point, data: Path) -> Path:
     """Train a run; returns its folder."""
-    folder, star, template = out / "runs" / point.name, data / "particles.star", data / "template.cif"
+    name = f"usual_seed{point.seed}" if point.usual else point.name
+    folder, star, template = out / "runs" / name, data / "particles.star", data / "template.cif"
+    if (folder / "evaluation.json").exists():
+        return folder
     options: list[object] = ["--seed", point.seed]
     if point.curve == "template":
         template = out / f"frame{point.value:.0f}.cif"

@@ -173,6 +173,10 @@ def test_a_bead_outside_the_window_is_compared_with_an_empty_image_and_said(tmp_
     torch.testing.assert_close(power.double(), exact_power, rtol=3e-5, atol=0)
     assert "0.1 of the bead positions lay outside" in likelihood.remarks()[0]
     assert likelihood.remarks() == []
+    likelihood.terms(single(gone), windowed.rotation, windowed.shift, windowed)
+    for _ in range(200):  # few of all positions
+        likelihood.terms(without_last, windowed.rotation, windowed.shift, windowed)
+    assert likelihood.remarks() == []
 
 
 def test_a_position_that_is_not_finite_shows():

@@ -39,13 +39,13 @@ LATENT_PRIOR = 1.0
 class TrialSettings(Settings):
     """When and how long settings are tried, and what decides."""
 
-    after: tuple[float, ...] = Field((0.2, 0.6), description="shares of the epochs after which strengths are tried")
+    after: tuple[float, ...] = Field((0.07, 0.6), description="shares of the epochs after which strengths are tried")
     latent_prior_after: tuple[float, ...] = Field((0.6,), description="the same for the strength of the latents' prior")
     beads_after: float = Field(0.1, ge=0, lt=1, description="share of the epochs after which beads are compared")
     again: float = Field(0.1, gt=0, description="share of the epochs after which a change is tried to be carried on")
     last: float = Field(0.7, description="share of the epochs after which nothing is tried any more")
     factor: float = Field(3.0, gt=1, description="by which the strength is raised and lowered")
-    share: float = Field(0.25, gt=0, le=1, description="of an epoch that each strength is tried for")
+    share: float = Field(0.2, gt=0, le=1, description="of an epoch that each strength is tried for")
     images: int = Field(
         512, ge=2, description="images at most whose free coefficients decide; all of them are trained on"
     )
@@ -65,7 +65,7 @@ class TrialSettings(Settings):
 
 def epochs_after(shares: Sequence[float], total: int) -> set[int]:
     """Return the epochs after which something is tried in any case, given shares of so many in all."""
-    return {epoch for share in shares if 0 < (epoch := round(share * total)) < total}
+    return {epoch for share in shares if (epoch := max(round(share * total), 1)) < total}
 
 
 @dataclass(frozen=True, eq=False)

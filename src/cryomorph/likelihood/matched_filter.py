@@ -32,6 +32,8 @@ from cryomorph.structure.beads import Beads
 
 NOISE_AT_ONCE = 64
 """Images of noise that are made at a time."""
+FEW_OUTSIDE = 1e-3
+"""Share of the bead positions that may be outside the windows without a word: ends of a motion, for a while."""
 
 
 class MatchedFilterSettings(LikelihoodSettings):
@@ -167,10 +169,10 @@ class MatchedFilter(Likelihood):
         return pairs.turned(points, amplitude, batch, angles)
 
     def remarks(self) -> list[str]:
-        """Say how many beads were outside the windows."""
+        """Say how many beads were outside the windows, if that may matter."""
         beads, outside = self._placed.tolist()
         self._placed.zero_()
-        if not outside:
+        if outside <= FEW_OUTSIDE * beads:
             return []
         return [
             f"{outside / beads:.2g} of the bead positions lay outside the windows kept of the images, where images "

@@ -111,6 +111,7 @@ class MotionSearch:
                 progress.advance(len(batch))
         finally:
             self.latents.train(training)
+            self.reconstruction.likelihood.remarks()  # none: this was only to compare
             progress.finish()
         return moved / max(len(rows), 1)
 
