@@ -106,7 +106,7 @@ def test_the_latents_prior_that_explains_most_is_chosen(weaker, stronger, chosen
 
 
 def test_trials_come_at_their_time():
-    assert epochs_after(SETTINGS.after, 30) == {6, 18}
+    assert epochs_after(SETTINGS.after, 30) == {2, 18}
     assert epochs_after(SETTINGS.after, 2) == {1}
     assert epochs_after(SETTINGS.after, 1) == set()
 
@@ -119,15 +119,15 @@ def test_a_change_is_tried_to_be_carried_on():
     trials = make_trials(SimpleNamespace(rows=np.arange(10), own=np.arange(10)), np.ones(100, dtype=bool))
     prior, latents = trials.strengths
     weaker = START / 3
-    assert trials.factors(prior, weaker, 6, 30) == pytest.approx(BOTH)
-    assert trials.factors(prior, START, 6, 30) == pytest.approx(BOTH[:1])  # nothing is stronger than the start
-    assert trials.factors(prior, weaker, 9, 30) == ()
+    assert trials.factors(prior, weaker, 2, 30) == pytest.approx(BOTH)
+    assert trials.factors(prior, START, 2, 30) == pytest.approx(BOTH[:1])  # nothing is stronger than the start
+    assert trials.factors(prior, weaker, 5, 30) == ()
     less, same = (choose(START, BOTH, motions(gain, -1.0), strongest, SETTINGS) for gain in (1.4, 0.0))
-    trials.decided(prior, less, 6, 30)
-    assert trials.factors(prior, weaker, 9, 30) == pytest.approx((1 / 3,))  # weaker still
-    assert trials.factors(latents, LATENT_PRIOR, 9, 30) == ()  # each by itself
-    trials.decided(prior, same, 9, 30)
-    assert trials.factors(prior, weaker, 15, 30) == ()
+    trials.decided(prior, less, 2, 30)
+    assert trials.factors(prior, weaker, 5, 30) == pytest.approx((1 / 3,))  # weaker still
+    assert trials.factors(latents, LATENT_PRIOR, 5, 30) == ()  # each by itself
+    trials.decided(prior, same, 5, 30)
+    assert trials.factors(prior, weaker, 8, 30) == ()
     trials.decided(prior, less, 24, 30)
     assert trials.factors(prior, weaker, 27, 30) == ()  # too late
 
