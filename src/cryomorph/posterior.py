@@ -23,7 +23,7 @@ from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.selection import Selection
 
-IMAGES_AT_ONCE, PIXELS_AT_ONCE = 128, 2**21
+IMAGES_AT_ONCE, PIXELS_AT_ONCE = 256, 2**22
 """Whose changes along all directions are in memory together, at most."""
 STEPS = 6
 ENOUGH = 0.005
@@ -190,8 +190,7 @@ def posteriors(
     """
     progress = progress or Silent()
     device = reconstruction.likelihood.gain.device
-    at_once = max(1, min(IMAGES_AT_ONCE, PIXELS_AT_ONCE // stack.box**2))
-    parts = np.array_split(rows, -(-len(rows) // at_once)) if len(rows) else []
+    parts = np.array_split(rows, -(-len(rows) // images_at_once(stack.box))) if len(rows) else []
     progress.start(title, len(rows))
     try:
         for part, batch in zip(parts, prefetch(stack, parts), strict=True):
@@ -218,6 +217,11 @@ def posteriors(
             progress.advance(len(part))
     finally:
         progress.finish()
+
+
+def images_at_once(box: int) -> int:
+    """Return how many images of so many pixels along an edge are looked at together."""
+    return max(1, min(IMAGES_AT_ONCE, PIXELS_AT_ONCE // box**2))
 
 
 def best_start(

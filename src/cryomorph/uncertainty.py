@@ -13,18 +13,18 @@ from cryomorph.expansion import STEP, Seen, expand
 from cryomorph.fourier import image_coefficients
 from cryomorph.particles.batch import ParticleBatch
 from cryomorph.particles.stack import ParticleStack
-from cryomorph.posterior import WEAKEST_PRIOR, find_posterior, posteriors
+from cryomorph.posterior import WEAKEST_PRIOR, find_posterior, images_at_once, posteriors
 from cryomorph.progress import Progress
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.search.everywhere import Everywhere
 from cryomorph.selection import Selection
 from cryomorph.widening import widening
 
-SAMPLE = 64
+SAMPLE = 48
 """Particles that tell along which directions of latent space images say anything."""
-CHANGES_AT_ONCE = 256
+CHANGES_AT_ONCE = 512
 """Images times directions that are in memory together."""
-SHAPED, SHAPED_AT_ONCE = 48, 24
+SHAPED = 48
 """Particles that tell how much wider posteriors are than normal distributions of their curvature."""
 LEAST_INFORMATION = 0.5
 """About a direction that is looked at in every image, relative to the prior's. Of the others, which are hardly narrower
@@ -227,7 +227,7 @@ def shape_factor(
     device = reconstruction.likelihood.gain.device
     rows = np.linspace(0, len(stack) - 1, min(SHAPED, len(stack))).astype(np.int64)
     factors = []
-    for part in np.array_split(rows, -(-len(rows) // SHAPED_AT_ONCE)):
+    for part in np.array_split(rows, -(-len(rows) // images_at_once(stack.box))):
         batch = stack.batch(part).to(device)
         assert batch.image is not None
         observed = image_coefficients(batch.image)
