@@ -54,7 +54,7 @@ class TrialSettings(Settings):
     )
     of_motion: float = Field(0.05, ge=0, description="or share of the nats of motion, which are few at first")
     price: float = Field(
-        0.01, ge=0, description="share of the nats, of all and of motion, that a stronger one may cost"
+        0.001, ge=0, description="share of the nats, of all and of motion, that a stronger one may cost"
     )
 
     def carried_on(self, epoch: int, total: int) -> int:
