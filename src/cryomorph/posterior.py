@@ -23,7 +23,7 @@ from cryomorph.progress import Progress, Silent
 from cryomorph.reconstruction import Reconstruction
 from cryomorph.selection import Selection
 
-IMAGES_AT_ONCE, PIXELS_AT_ONCE = 256, 2**22
+IMAGES_AT_ONCE, PIXELS_AT_ONCE = 128, 2**21
 """Whose changes along all directions are in memory together, at most."""
 STEPS = 6
 ENOUGH = 0.005

@@ -22,7 +22,7 @@ from cryomorph.widening import widening
 
 SAMPLE = 48
 """Particles that tell along which directions of latent space images say anything."""
-CHANGES_AT_ONCE = 512
+CHANGES_AT_ONCE = 256
 """Images times directions that are in memory together."""
 SHAPED = 48
 """Particles that tell how much wider posteriors are than normal distributions of their curvature."""
