@@ -252,7 +252,7 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
     """Draw a panel for each curve and one for the budget, means over seeds."""
     panels = [curve for curve in CURVES if curve != "refined" and any(row["curve"] == curve for row in rows)]
     budget = [row for row in rows if row["curve"] == "budget"]
-    count = len(panels) + bool(budget)
+    count, highest = len(panels) + bool(budget), max(float(str(row["rmsd_mean"])) for row in rows)
     figure, axes = plt.subplots(
         -(-count // 2), 2, figsize=(9, 2.7 * -(-count // 2)), layout="constrained", squeeze=False
     )
@@ -260,9 +260,11 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
         for name, style in ((curve, "-o"), *((("refined", "--s"),) if curve == "poses" else ())):
             x, y = _means([row for row in rows if row["curve"] == name])
             axis.plot(x, y, style, ms=4, label={"poses": "as they are", "refined": "refined"}.get(name))
-        axis.set(xlabel=LABELS[curve], ylabel="mean RMSD / Å", ylim=(0, None))
+        axis.set(xlabel=LABELS[curve], ylabel="mean RMSD / Å", ylim=(0, 1.1 * highest))
         if curve in LOGARITHMIC:
             axis.set_xscale("log")
+            axis.set_xticks(x, [f"{value:g}" for value in x])
+            axis.set_xticks([], minor=True)
         if curve == "poses":
             axis.legend(frameon=False)
     if budget:
