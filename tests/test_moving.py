@@ -44,6 +44,9 @@ class Distances:
     def misfit(self, cross, power, batch):
         return cross
 
+    def remarks(self):
+        return []
+
 
 class Source:
     def __len__(self):

@@ -84,7 +84,7 @@ def test_a_decoder_in_bfloat16_finds_it_as_well(simulated, learned, tmp_path):
     train(config.model_copy(update={"hardware": hardware}), tmp_path / "run")
     exact, rounded = (evaluate(run, simulated / "truth.npz") for run in (learned, tmp_path / "run"))
     assert rounded.rmsd_mean != exact.rmsd_mean
-    assert rounded.rmsd_mean == pytest.approx(exact.rmsd_mean, rel=0.1)
+    assert rounded.rmsd_mean < 1.1 * exact.rmsd_mean  # on 47 images rounding may as well do good
 
 
 def test_a_truth_of_another_number_of_images_is_refused(simulated, tmp_path):

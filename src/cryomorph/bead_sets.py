@@ -15,7 +15,7 @@ import numpy as np
 from cryomorph.held_out import HeldOut
 from cryomorph.structure.beads import BEAD_KINDS, BeadKind, bead_model
 from cryomorph.structure.model import Template
-from cryomorph.trials import TrialSettings, epochs_after
+from cryomorph.trials import TrialSettings
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class BeadSets:
 
     def due(self, epoch: int, total: int) -> bool:
         """Tell whether sets are compared after an epoch, of so many."""
-        return epoch in epochs_after((self.settings.beads_after,), total)
+        return 0 < epoch == round(self.settings.beads_after * total) < total
 
     def choose(self, add_up: Callable[..., None]) -> BeadChoice:
         """Compare all sets, and put the chosen one in place: the one in use unless another surpasses it by what counts.
