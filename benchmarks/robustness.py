@@ -75,13 +75,13 @@ from unknown_poses import with_noise
 
 CURVES: dict[str, tuple[float, ...]] = {
     "dose": (10, 25, 50, 100, 200),
-    "images": (5, 10, 20),
-    "template": (0, 50, 101),
-    "poses": (0, 5, 10, 20),
-    "refined": (0, 5, 10, 20),
-    "defocus": (0, 5000, 20_000),
-    "latents": (1, 2, 8, 16),
-    "strength": (10, 100, 1000),
+    "images": (5, 10, 20, 40),
+    "template": (0, 25, 50, 75, 101),
+    "poses": (0, 5, 10, 15, 20),
+    "refined": (0, 5, 10, 15, 20),
+    "defocus": (0, 2000, 5000, 10_000, 20_000),
+    "latents": (1, 2, 4, 8, 16),
+    "strength": (3, 10, 30, 100, 300, 1000),
 }
 BUDGET = ("all as it is", "noise", "model", "decoder", "decoder and model")
 USUAL = {"dose": 100.0, "images": 10.0, "defocus": 5000.0}
@@ -306,6 +306,9 @@ def main() -> None:
     ]
     for point in points:
         simulated(arguments.out, point)
+    for point in points:
+        if point.usual:  # one run for all of them: not by two workers at once
+            measure(arguments, point)
     with ThreadPoolExecutor(arguments.workers) as pool:
         rows = list(pool.map(lambda point: measure(arguments, point), points))
     if arguments.json:

@@ -4,7 +4,7 @@ Example
 -------
 python benchmarks/strengths.py --data DATA --out results --json rows.json
 python benchmarks/strengths.py --data DATA --out results --systems adk-1k,adk-3k,adk-10k --settings S25,S100,S400
-python benchmarks/strengths.py --data DATA --out results --systems adk-30k --settings S25,S100,S400 --epochs 10
+python benchmarks/strengths.py --data DATA --out results --systems adk-30k --settings S25,S100,S400 --epochs 5
 
 `DATA` holds `adk` (images of an established multislice program), `hsp90` and `nsp13` (models). All other images are
 simulated here. Every setting is one change to the defaults, of which `auto` is one; `--epochs` comes on top, so that

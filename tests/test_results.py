@@ -79,12 +79,16 @@ def test_latents_tell_the_two_conformations_apart(learned):
 
 
 def test_a_decoder_in_bfloat16_finds_it_as_well(simulated, learned, tmp_path):
-    config = read_config(learned / "config.yaml")
-    hardware = config.hardware.model_copy(update={"precision": "bf16-mixed"})
-    train(config.model_copy(update={"hardware": hardware}), tmp_path / "run")
-    exact, rounded = (evaluate(run, simulated / "truth.npz") for run in (learned, tmp_path / "run"))
-    assert rounded.rmsd_mean != exact.rmsd_mean
-    assert rounded.rmsd_mean < 1.1 * exact.rmsd_mean  # on 47 images rounding may as well do good
+    """With a seed whose run converges: on the way there, runs on 47 images part at the least difference."""
+    config = read_config(learned / "config.yaml").model_copy(update={"seed": 1})
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        hardware = config.hardware.model_copy(update={"precision": precision})
+        train(config.model_copy(update={"hardware": hardware}), tmp_path / precision)
+        found.append(evaluate(tmp_path / precision, simulated / "truth.npz").rmsd_mean)
+    exact, rounded = found
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.05)
 
 
 def test_a_truth_of_another_number_of_images_is_refused(simulated, tmp_path):
