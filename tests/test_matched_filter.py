@@ -179,6 +179,15 @@ def test_a_bead_outside_the_window_is_compared_with_an_empty_image_and_said(tmp_
     assert likelihood.remarks() == []
 
 
+def test_beads_of_the_template_are_within_windows_of_large_pixels(tmp_path):
+    batch, beads = make_batch(48, images=2, seed=8), make_beads(2, beads=10)
+    coarse = replace(batch, pixel_size=torch.full_like(batch.pixel_size, 4.5))
+    likelihood, windowed = prepared(coarse, beads, tmp_path, storage="float32")
+    assert not likelihood.windows.rows.whole
+    likelihood.terms(single(beads), windowed.rotation, windowed.shift, windowed)
+    assert likelihood.remarks() == []
+
+
 def test_a_position_that_is_not_finite_shows():
     batch, beads = single(make_batch(24)), single(make_beads())
     beads.positions[1, 2, 0] = torch.nan

@@ -106,8 +106,10 @@ class MatchedFilter(Likelihood):
         self, stack: ParticleStack, beads: Beads, cache: Path, progress: Progress | None = None, *, room: float = 0.0
     ) -> BatchSource:
         """Make the windows of all images, or find them in the cache; see the base class."""
-        reach = float(beads.positions.detach().norm(dim=-1).max()) + self.settings.margin + room
         pixel_sizes = torch.from_numpy(np.unique(stack.pixel_size.astype(np.float32)))
+        # Where pixels are large, the template's own footprints reach further than the margin.
+        footprint = SUPPORT / 2 * float(BoxGrid(stack.box).step(pixel_sizes).min())
+        reach = float(beads.positions.detach().norm(dim=-1).max()) + max(self.settings.margin, footprint) + room
         windows = _windows(stack.box, pixel_sizes, beads.width, reach)
         self._prepared = windows
         self._box_pairs = self._pairs_of(windows)
