@@ -214,6 +214,16 @@ def test_verdicts_in_words():
     assert verdict(comparison(0.0, seen=(0.0, 0.0))).startswith("the molecule is not in the images at these poses; no")
 
 
+def test_a_motion_that_explains_nothing_is_not_resolved():
+    found = comparison(3.0, states=2, free=(0.1, 0.1))
+    assert found.motion.resolved
+    assert not found.resolved
+    assert not as_dict(found)["motion"]["resolved"]
+    assert as_dict(found)["states"]["count"] == 1
+    assert verdict(found).startswith("no motion shown: a motion of 3.0 ± 0.11 Å, the same in both halves")
+    assert comparison(3.0).resolved
+
+
 def test_states_count_only_where_there_is_motion():
     assert as_dict(comparison(0.0, states=2))["states"]["count"] == 1
     assert as_dict(comparison(3.0, states=2))["states"]["count"] == 2

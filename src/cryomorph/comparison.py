@@ -19,7 +19,7 @@ from cryomorph.particles.loader import spread_over_groups
 from cryomorph.poses.known import KnownPoses, KnownPosesSettings
 from cryomorph.posterior import best_start, posteriors
 from cryomorph.progress import Progress
-from cryomorph.resolved import Agreement, Motion, agreement, common_component, resolved_motion, views, without
+from cryomorph.resolved import CERTAIN, Agreement, Motion, agreement, common_component, resolved_motion, views, without
 from cryomorph.selection import Selection
 from cryomorph.states import States, count_states
 from cryomorph.structure.model import Template
@@ -90,6 +90,16 @@ class Comparison:
     evidence: tuple[Evidence, ...]
     particles: NDArray[np.int64]
     half: NDArray[np.int64]
+
+    @property
+    def explains(self) -> bool:
+        """Whether motion explains the coefficients that either half kept out of its fit, if it kept any."""
+        return all(half.motion > CERTAIN * half.motion_error for half in self.evidence)
+
+    @property
+    def resolved(self) -> bool:
+        """Whether there is motion: beyond noise in what the halves share, and in coefficients outside the fit."""
+        return self.motion.resolved and self.explains
 
 
 class Half:

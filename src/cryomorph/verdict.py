@@ -15,7 +15,7 @@ DIGITS = 4
 def verdict(found: Comparison) -> str:
     """Say in a line whether there is motion, which, and where the mean is."""
     parts = [_motion(found)]
-    if found.motion.resolved and found.states.count == 2:
+    if found.resolved and found.states.count == 2:
         shares = " and ".join(f"{share:.0%}" for share in found.states.shares)
         parts.append(f"two states {_short(found.states.separation)} Å apart ({shares} of the particles)")
     if not all(_seen(half) for half in found.evidence):
@@ -32,7 +32,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
         "verdict": verdict(found),
         "particles_compared": len(found.particles),
         "motion": _rounded(
-            resolved=motion.resolved,
+            resolved=found.resolved,
             angstrom=motion.angstrom,
             uncertainty_angstrom=motion.angstrom_error,
             at_most_angstrom=motion.at_most,
@@ -48,11 +48,11 @@ def as_dict(found: Comparison) -> dict[str, Any]:
         ),
         "mean": _rounded(from_template_angstrom=found.from_template, between_halves_angstrom=found.between_halves),
         "states": _rounded(
-            count=states.count if motion.resolved else 1,
-            separation_angstrom=states.separation if motion.resolved else 0.0,
+            count=states.count if found.resolved else 1,
+            separation_angstrom=states.separation if found.resolved else 0.0,
             width_angstrom=states.width,
             noise_angstrom=states.noise,
-            shares=[round(share, DIGITS) for share in states.shares] if motion.resolved else [1.0],
+            shares=[round(share, DIGITS) for share in states.shares] if found.resolved else [1.0],
             evidence=states.evidence,
         ),
         "free_nats_per_image": [_rounded(**vars(half)) for half in found.evidence],
@@ -66,9 +66,9 @@ def _motion(found: Comparison) -> str:
     size = f"motion of {_short(motion.angstrom)} ± {_short(max(motion.angstrom_error, 0.01))} Å"
     shared = "the same in both halves" if alike.correlation > ALIKE else "only partly the same in both halves"
     text = f"{size}, {shared} (correlation {alike.correlation:.2f})"
-    if not all(half.motion > CERTAIN * half.motion_error for half in found.evidence):
-        text += ", which does not explain coefficients that were kept out of the fit"
-    return text
+    if found.explains:
+        return text
+    return f"no motion shown: a {text}, which does not explain coefficients that were kept out of the fit"
 
 
 def _mean(found: Comparison) -> str:
