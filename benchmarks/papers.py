@@ -67,7 +67,7 @@ THEIRS = {
 class Size:
     """How many images of what size, and how long they are looked at."""
 
-    images: int
+    images: dict[str, int]
     box: int
     pixel_size: float
     epochs: int
@@ -77,8 +77,18 @@ class Size:
 
 
 SIZES = {
-    "small": Size(images=30, box=128, pixel_size=2.0, epochs=30, esl_every=12, esl_epochs=15, esl_batch=8),
-    "paper": Size(images=1000, box=256, pixel_size=1.0, epochs=30, esl_every=1, esl_epochs=15, esl_batch=32),
+    "small": Size(
+        images={"adk": 30, "nsp13": 10}, box=128, pixel_size=2.0, epochs=30, esl_every=12, esl_epochs=15, esl_batch=8
+    ),
+    "paper": Size(
+        images={"adk": 1000, "nsp13": 1000},
+        box=256,
+        pixel_size=1.0,
+        epochs=30,
+        esl_every=1,
+        esl_epochs=15,
+        esl_batch=32,
+    ),
 }
 """Images of each conformation. A scan of all rotations takes long: with ESL every so-many-th image counts, and batches
 are smaller where images are few, so that there are steps enough."""
@@ -207,7 +217,7 @@ def simulate(arguments: argparse.Namespace, system: str) -> None:
         path = path_of_nsp13(arguments.nsp13, arguments.out / "data" / "path")
         source = [str(path / "nsp13.dcd"), "--topology", str(path / "nsp13.cif")]
         template = str(path / "nsp13.cif")
-    pixels = ["--box", str(size.box), "--pixel-size", str(size.pixel_size), "--images", str(size.images)]
+    pixels = ["--box", str(size.box), "--pixel-size", str(size.pixel_size), "--images", str(size.images[system])]
     optics = ["--physics", "multislice", "--defocus", "20000", "--dose", "100", "--seed", "3"]
     cryomorph(
         ["simulate", *source, "--template", template, *pixels, *optics, "--out", str(folder)], os.cpu_count() or 1
