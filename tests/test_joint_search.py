@@ -427,9 +427,12 @@ def test_a_library_costs_its_latents_and_what_it_fits_by_chance(search_in_noise)
     assert price[2] > price[1] + 0.5
 
 
-def test_windows_too_small_for_the_template_are_told(unposed, tmp_path):
-    settings = search_settings(
-        unposed, search=SEARCH | {"growth": 0.0}, likelihood={"kind": "matched_filter", "margin": 0}
-    )
-    with pytest.raises(InputError, match=r"reaches beyond the \d+ Å .* raise search.growth \(it is 0 Å\)"):
-        train(parse_config(settings, "test"), tmp_path / "run")
+def test_conformations_larger_than_the_windows_are_left_out_or_told(search_in_noise):
+    search, _ = search_in_noise
+    template = search.reconstruction.conformations.template
+    scan = search._scan(APPROACH_GRID)
+    none = torch.zeros(0, 2)
+    kept = search._that_fit(scan, Library.free(none, torch.stack([5 * template, template])))
+    torch.testing.assert_close(kept.conformations, template[None])
+    with pytest.raises(InputError, match=r"reaches beyond the \d+ Å .* raise search.growth \(it is \d+ Å\)"):
+        search._that_fit(scan, Library.free(none, 5 * template[None]))
