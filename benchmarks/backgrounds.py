@@ -99,7 +99,9 @@ class Comparison:
         """Sum up what calibration needs, at the truth."""
         parts = torch.ones_like(self.transfer) * BOX**2, observed.abs().square()
         parts += (observed.conj() * self.true).real, self.true.abs().square()
-        return ShellSums(*(self.over_shells((part * self.weight).sum(0)) for part in parts))
+        sums = [self.over_shells((part * self.weight).sum(0)) for part in parts]
+        nothing_kept_out = torch.zeros_like(sums[0])
+        return ShellSums(*sums, nothing_kept_out, nothing_kept_out)
 
     def over_shells(self, values: Tensor) -> Tensor:
         """Sum coefficients over shells, shape (1, shells)."""
@@ -110,7 +112,7 @@ class Comparison:
         """Estimate noise and signal of shells, or one noise and gain."""
         observed = image_coefficients(images)
         sums = self.sums(observed)
-        calibration = calibrate(sums, "none" if white else "both")
+        calibration, _ = calibrate(sums, "none" if white else "both")
         cross, power = gain_sums(sums, calibration)
         noise = calibration.noise * ((sums.image_power.sum() / sums.count.sum()) if white else 1.0)
         signal = calibration.signal[0][self.shell] * (cross / power)

@@ -109,7 +109,8 @@ def measured():
 
 
 def test_noise_and_signal_of_shells_are_found(measured):
-    found = calibrate(measured, "both")
+    found, kept = calibrate(measured, "both")
+    assert (kept == 1).all()  # nothing was kept out
     np.testing.assert_allclose(found.noise[:, 1:], NOISE[:, 1:], rtol=0.06)
     cross, power = gain_sums(measured, found)
     gain = (cross / power)[:, None].numpy()
@@ -121,7 +122,7 @@ def test_noise_and_signal_of_shells_are_found(measured):
 
 
 def test_what_is_not_asked_for_is_one(measured):
-    both, noise, signal = (calibrate(measured, shells) for shells in ("both", "noise", "signal"))
+    both, noise, signal = (calibrate(measured, shells)[0] for shells in ("both", "noise", "signal"))
     assert torch.equal(noise.noise, both.noise)
     assert torch.equal(signal.signal, both.signal)
     assert (noise.signal == 1).all()
@@ -164,7 +165,7 @@ def test_gain_is_the_one_the_likelihood_finds_on_the_same_images(measured):
     with_images(batch, beads, SIGNAL, NOISE)
     sums = sums_of(batch, beads)
     likelihood = Direct(DirectSettings(), 2)
-    likelihood.calibration = calibrate(sums, "both")
+    likelihood.calibration, _ = calibrate(sums, "both")
     likelihood(beads, batch.rotation, batch.shift, batch)
     cross, power = gain_sums(sums, likelihood.calibration)
     torch.testing.assert_close(cross, likelihood.cross_sum, rtol=1e-5, atol=0)
@@ -183,9 +184,9 @@ def test_flat_calibration_scales_the_terms(noise, signal):
     torch.testing.assert_close(scaled_power, power * signal**2 / noise)
 
 
-def even_sums(count, noise, cross=0.0, model=0.0):
+def even_sums(count, noise, cross=0.0, model=0.0, free_cross=0.0, free_power=0.0):
     """Sums of one group in which all shells are alike, unless arrays are given."""
-    values = (count, np.multiply(count, noise), cross, model)
+    values = (count, np.multiply(count, noise), cross, model, free_cross, free_power)
     return ShellSums(
         *(torch.from_numpy(np.broadcast_to(np.asarray(value, float), SHELLS).copy())[None] for value in values)
     )
@@ -194,12 +195,12 @@ def even_sums(count, noise, cross=0.0, model=0.0):
 def test_a_shell_is_taken_with_its_neighbours_until_they_say_enough():
     """A power is known to 5 % from 800 coefficients."""
     noise = np.where(np.arange(SHELLS) == 7, 4.0, 1.0)
-    alone = calibrate(even_sums(800.0, noise), "noise").noise[0]
+    alone = calibrate(even_sums(800.0, noise), "noise")[0].noise[0]
     np.testing.assert_allclose(alone, noise)
-    three = calibrate(even_sums(300.0, noise), "noise").noise[0]
+    three = calibrate(even_sums(300.0, noise), "noise")[0].noise[0]
     expected = np.convolve(np.pad(noise, 1, mode="edge"), np.ones(3) / 3, mode="valid")
     np.testing.assert_allclose(three[2:-2], expected[2:-2])
-    everything = calibrate(even_sums(10.0, noise), "noise").noise[0]
+    everything = calibrate(even_sums(10.0, noise), "noise")[0].noise[0]
     np.testing.assert_allclose(everything[[0, 7, SHELLS - 1]], noise.mean(), rtol=0.2)
     assert everything.std() < 0.3
 
@@ -209,10 +210,32 @@ def test_shells_that_say_nothing_of_the_signal_have_that_of_their_neighbours():
     model = np.where(np.arange(SHELLS) <= 5, 1e4, 1e-9)
     gain = np.where(np.arange(SHELLS) < 5, 2.0, 1.0)
     wild = np.where(np.arange(SHELLS) <= 5, model * gain, -3e-5)
-    signal = calibrate(even_sums(1e6, 1.0, wild, model), "signal").signal[0].numpy()
+    signal = calibrate(even_sums(1e6, 1.0, wild, model), "signal")[0].signal[0].numpy()
     np.testing.assert_allclose(signal[:6] / signal[5], gain[:6], rtol=1e-6)
     assert (signal[6:] >= signal[5] * (1 - 1e-6)).all()
     assert (signal[6:] <= signal[0] * (1 + 1e-6)).all()
+
+
+def test_noise_that_poses_follow_is_no_signal():
+    """Models turn towards the noise, without getting stronger: by as much as they gain in the fit they lose outside."""
+    generator = np.random.default_rng(0)
+    images, free, strength, ways = 4000, 0.1, 3.0, np.arange(SHELLS) // 5
+    sums = {name: np.zeros(SHELLS) for name in ("cross", "power", "free_cross", "free_power")}
+    for shell in range(SHELLS):  # a shell's model can turn in so many ways, each with noise of its own
+        noise, noise_free = generator.normal(size=(2, images, ways[shell] + 1))
+        model = np.concatenate([np.full((images, 1), strength), noise[:, 1:]], axis=1)
+        model *= strength / np.linalg.norm(model, axis=1, keepdims=True)
+        truth = strength * np.eye(ways[shell] + 1)[0]
+        sums["cross"][shell] = ((truth + noise) * model).sum()
+        sums["free_cross"][shell] = free * ((truth + noise_free) * model).sum()
+        sums["power"][shell] = (model**2).sum()
+        sums["free_power"][shell] = free * sums["power"][shell]
+    fitted = sums["cross"] / sums["power"]
+    assert fitted[-1] > 1.1
+    found, kept = calibrate(even_sums(1e6, 1.0, sums["cross"], *list(sums.values())[1:]), "signal")
+    weight = found.signal[0].numpy() * sums["power"]
+    gain = float(kept) * (weight * fitted).sum() / (weight * found.signal[0].numpy()).sum()
+    np.testing.assert_allclose(gain * found.signal[0].numpy(), 1, atol=0.05)
 
 
 @pytest.mark.parametrize("shells", ["noise", "signal", "both"])
@@ -227,14 +250,15 @@ def test_nothing_is_negative_or_infinite_whatever_the_images_are(shells):
         "one image": even_sums(1.0, 1.0, 0.01, 0.02),
     }
     for case, sums in cases.items():
-        found = calibrate(sums, shells)
+        found, kept = calibrate(sums, shells)
+        assert (kept == 1).all()
         assert torch.isfinite(found.noise).all(), case
         assert torch.isfinite(found.signal).all(), case
         assert (found.noise > 0).all(), case
         assert (found.signal >= 0).all(), case
         if case in ("no images", "no model", "anticorrelated"):
             torch.testing.assert_close(found.signal, torch.ones_like(found.signal))
-    floor = calibrate(cases["low-pass filtered"], "noise").noise[0]
+    floor = calibrate(cases["low-pass filtered"], "noise")[0].noise[0]
     assert floor.min() > 0.09 * floor.mean()
 
 

@@ -4,6 +4,10 @@ The image of a particle is taken as `y(k) = s g(|k|) h(k) v(k) + noise of power 
 the contrast transfer h. Beads are a coarse picture of a molecule, in solvent, seen by a detector, and conformations
 are not known exactly: all that makes a model fade with resolution goes into the signal g, and what the model does not
 explain counts as noise, like the σA weights of crystallography (Read 1986).
+
+Poses and latents that were fitted to an image follow its noise as well, most of all where a search chose among many. So
+an image correlates with its model better than the particle in it does. Coefficients that were kept out of the fit tell
+by how much, like free reflections for σA, and gains are brought down accordingly.
 """
 
 from dataclasses import dataclass
@@ -29,6 +33,8 @@ from cryomorph.reconstruction import Reconstruction
 
 PRECISION = 0.05
 """Relative standard error above which a shell is taken together with its neighbours."""
+BLURS = torch.cat([torch.zeros(1), torch.logspace(-2, 2, 81)])
+"""That are tried, from none on: b of `exp(-b k²)` with k = 1 at the highest shell."""
 LEAST_NOISE = 0.1
 """Of the mean over shells. Images that were low-pass filtered have shells without noise, which prove nothing."""
 LEAST_OF_GROUP = 128
@@ -59,17 +65,21 @@ class ShellSums:
         `‖y‖²` and `‖h * v‖²`, the shell's part of the sum over pixels.
     cross
         `⟨y, h * v⟩`.
+    free_cross, free_power
+        `⟨y, h * v⟩` and `‖h * v‖²` of the coefficients that were kept out of the fit, which all others are without.
     """
 
     count: Tensor
     image_power: Tensor
     cross: Tensor
     model_power: Tensor
+    free_cross: Tensor
+    free_power: Tensor
 
     @classmethod
     def zeros(cls, groups: int, shells: int, device: torch.device) -> "ShellSums":
         """Return the sums over no images."""
-        return cls(*(torch.zeros(groups, shells, dtype=torch.float64, device=device) for _ in range(4)))
+        return cls(*(torch.zeros(groups, shells, dtype=torch.float64, device=device) for _ in range(6)))
 
     def add(self, reconstruction: Reconstruction, x: Tensor, batch: ParticleBatch) -> "ImageSums":
         """Add the images of a batch, compared with their conformations (b, n, 3) at their best poses."""
@@ -82,14 +92,17 @@ class ShellSums:
         points = project(beads.positions, *reconstruction.poses.best(batch))
         model = bead_coefficients(points, beads.amplitude, beads.width, batch.pixel_size, box) * transfer
         kept = torch.ones_like(transfer)
-        if reconstruction.likelihood.selection is not None:  # what is kept out of the fit says nothing here either
+        if reconstruction.likelihood.selection is not None:
             kept = kept * reconstruction.likelihood.selection.of(batch.index)
         self.count.index_add_(0, group, _shell_sums(kept, box) * box**2)
         self.image_power.index_add_(0, group, _shell_sums(kept * image.abs().square(), box))
-        cross = _shell_sums(kept * (image.conj() * model).real, box)
-        model_power = _shell_sums(kept * model.abs().square(), box)
+        products = (image.conj() * model).real, model.abs().square()
+        cross, model_power = (_shell_sums(kept * product, box) for product in products)
         self.cross.index_add_(0, group, cross)
         self.model_power.index_add_(0, group, model_power)
+        if reconstruction.likelihood.selection is not None:
+            for total, product in zip((self.free_cross, self.free_power), products, strict=True):
+                total.index_add_(0, group, _shell_sums((1 - kept) * product, box))
         return ImageSums(group, cross, model_power)
 
 
@@ -173,13 +186,14 @@ def gather_sums(
     return sums, ImageSums.together(seen, band(stack.box) + 1, device)
 
 
-def calibrate(sums: ShellSums, shells: Shells) -> ShellCalibration:
+def calibrate(sums: ShellSums, shells: Shells) -> tuple[ShellCalibration, Tensor]:
     """Estimate noise and signal of each shell.
 
     The noise is the power of the residual at the shell's own best gain, `(‖y‖² - ⟨y, h * v⟩² / ‖h * v‖²) / count`. The
     signal is the gain of the shell, by least squares, relative to that of all shells together, so that its mean,
-    weighted by the power of the model in units of the noise, is 1. Each shell is taken together with as many
-    neighbours as a relative standard error of `PRECISION` needs: none in most shells of most data sets.
+    weighted by the power of the model in units of the noise, is 1. Each shell is taken together with as many neighbours
+    as a relative standard error of `PRECISION` needs: none in most shells of most data sets. Where coefficients were
+    kept out of the fit, gains are without what they tell to be fitted noise.
 
     Parameters
     ----------
@@ -187,6 +201,12 @@ def calibrate(sums: ShellSums, shells: Shells) -> ShellCalibration:
         Over images of all processes.
     shells
         What is not estimated is 1.
+
+    Returns
+    -------
+    ShellCalibration
+    Tensor (groups,)
+        Share of the gain of all shells together that is no fitted noise.
     """
     count, image, cross, model = sums.count, sums.image_power, sums.cross, sums.model_power
     residual = image - torch.where(model > 0, cross.square() / model.clamp(min=1e-300), 0.0)
@@ -195,8 +215,11 @@ def calibrate(sums: ShellSums, shells: Shells) -> ShellCalibration:
     noise = _pooled(residual, width) / _pooled(count, width).clamp(min=1)
     noise = noise.clamp(min=LEAST_NOISE * level)
     noise = torch.where(count.sum(1, keepdim=True) * level > 0, noise, 1.0)
-    signal = _relative_gain(cross, model, noise) if shells in ("signal", "both") else torch.ones_like(noise)
-    return ShellCalibration(noise=noise if shells in ("noise", "both") else torch.ones_like(noise), signal=signal)
+    signal, kept = _relative_gain(sums, noise)
+    if shells in ("none", "noise"):
+        signal, kept = torch.ones_like(noise), torch.ones_like(kept)
+    noise = noise if shells in ("noise", "both") else torch.ones_like(noise)
+    return ShellCalibration(noise, signal), kept
 
 
 def gain_sums(sums: ShellSums, calibration: ShellCalibration) -> tuple[Tensor, Tensor]:
@@ -205,14 +228,40 @@ def gain_sums(sums: ShellSums, calibration: ShellCalibration) -> tuple[Tensor, T
     return cross.sum(1), (sums.model_power * calibration.signal.square() / calibration.noise).sum(1)
 
 
-def _relative_gain(cross: Tensor, model: Tensor, noise: Tensor) -> Tensor:
-    """Gain of each shell over that of all, never negative; 1 in a group that does not correlate with its model."""
-    cross, model = cross / noise, model / noise
+def _relative_gain(sums: ShellSums, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gain of each shell over that of all, and what it is of the gain found; (groups, shells), (groups,).
+
+    Never negative; 1 in a group that does not correlate with its model.
+    """
+    cross, model = sums.cross / noise, sums.model_power / noise
     overall = cross.sum(1, keepdim=True) / model.sum(1, keepdim=True).clamp(min=1e-300)
     width = _width(overall.square() * model)  # the variance of a shell's gain is 1 / model
     gain = (_pooled(cross, width) / _pooled(model, width).clamp(min=1e-300)).clamp(min=0)
-    mean = (gain * model).sum(1, keepdim=True) / model.sum(1, keepdim=True).clamp(min=1e-300)
-    return torch.where((overall > 0) & (mean > 0), gain / mean, 1.0)
+    true = gain * _not_fitted(gain, sums.free_cross / noise, sums.free_power / noise)
+    mean = (true * model).sum(1, keepdim=True) / model.sum(1, keepdim=True).clamp(min=1e-300)
+    signal = torch.where((overall > 0) & (mean > 0), true / mean, 1.0)
+    fitted, whole = (signal * true * model).sum(1), (signal * gain * model).sum(1)
+    return signal, torch.where(whole > 0, fitted / whole.clamp(min=1e-300), 1.0)
+
+
+def _not_fitted(gain: Tensor, free_cross: Tensor, free_power: Tensor) -> Tensor:
+    """Return the share of the gain of each shell that is no noise to which poses and latents were fitted.
+
+    What is fitted to noise gains in the fit what it loses outside. So of free coefficients a share `r = exp(-b k²)` of
+    the gain is left, as if images were blurred, and the truth lies in the middle, `(1 + r) / 2`.
+
+    Parameters
+    ----------
+    gain
+        Of each shell, from coefficients that were fitted, shape (groups, shells).
+    free_cross, free_power
+        Of coefficients that were not, in units of the noise.
+    """
+    shell = torch.arange(gain.shape[1], dtype=gain.dtype, device=gain.device) / gain.shape[1]
+    left = torch.exp(-BLURS.to(gain)[:, None] * shell.square())  # (blurs, shells)
+    expected = gain * left[:, None]
+    explained = (expected * free_cross - 0.5 * expected.square() * free_power).sum(2)  # nats: (blurs, groups)
+    return 0.5 * (1 + left[explained.argmax(0)])
 
 
 def _width(information: Tensor, needed: float = PRECISION**-2) -> Tensor:

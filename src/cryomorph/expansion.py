@@ -42,6 +42,8 @@ class Seen:
     image : Tensor (b, 2 c)
     spread : Tensor (5,) or None
         How far the poses may be off; see `cryomorph.poses.base.PoseSource.spread`.
+    offset : Tensor (b, 5)
+        Where the poses are in their prior, in units of the spread.
     """
 
     reconstruction: Reconstruction
@@ -53,6 +55,7 @@ class Seen:
     transfer: Tensor
     image: Tensor
     spread: Tensor | None
+    offset: Tensor
 
     @classmethod
     def of(
@@ -86,7 +89,10 @@ class Seen:
         # Projections count in pixels, which have become larger.
         transfer = within(likelihood.transfer(larger, smaller)) * root * (box / smaller) ** 2
         poses = reconstruction.poses
-        return cls(reconstruction, larger, smaller, *poses.best(batch), inside, transfer, image, poses.spread(batch))
+        return cls(
+            *(reconstruction, larger, smaller, *poses.best(batch), inside, transfer, image),
+            *(poses.spread(batch), poses.offset(batch)),
+        )
 
     def __getitem__(self, rows: Tensor) -> "Seen":
         """Return some of the particles."""
@@ -97,6 +103,7 @@ class Seen:
             shift=self.shift[rows],
             transfer=self.transfer[rows],
             image=self.image[rows],
+            offset=self.offset[rows],
         )
 
     def expected(self, x: Tensor) -> Tensor:
@@ -107,14 +114,16 @@ class Seen:
         kept = model.flatten(1).index_select(1, self.inside)
         return torch.view_as_real(kept * self.transfer).flatten(1)
 
-    def expected_off(self, z: Tensor, pose: int) -> Tensor:
-        """Return what is expected at latents z (b, d) if one of the five numbers of all poses is off by `STEP`."""
+    def turned(self, off: Tensor) -> "Seen":
+        """Return the same images with poses that are off by five numbers in units of the spread, (5,) or (b, 5)."""
         assert self.spread is not None
-        off = torch.zeros_like(self.spread)
-        off[pose] = STEP * self.spread[pose]
-        rotation = self.rotation @ roma.rotvec_to_rotmat(off[:3])
-        there = replace(self, rotation=rotation, shift=self.shift + off[3:])
-        return there.expected(self.reconstruction.conformations(z))
+        change = off * self.spread
+        return replace(
+            self,
+            rotation=self.rotation @ roma.rotvec_to_rotmat(change[..., :3]),
+            shift=self.shift + change[..., 3:],
+            offset=self.offset + off,
+        )
 
     def over_shells(self, change: Tensor) -> Tensor:
         """Return the part of each shell in the inner products of changes (b, k, 2 c), summed over images.
@@ -226,6 +235,19 @@ def follow(seen: Seen, at: Expansion, z: Tensor, directions: Tensor, latent_prio
     )
 
 
+def with_poses(seen: Seen, at: Expansion) -> tuple[Tensor, Tensor]:
+    """Return the curvature of latents and poses, (b, k, 5), and of poses, (b, 5, 5), in units of their spread."""
+    assert seen.spread is not None
+    x = seen.reconstruction.conformations(at.z)
+    here = seen.expected(x)
+    units = torch.eye(len(seen.spread), dtype=here.dtype, device=here.device)
+    turned = [(seen.turned(STEP * one).expected(x) - here) / STEP for one in units]
+    changes = torch.cat([at.change, torch.stack(turned, dim=1)], dim=1)
+    together = _fisher(seen, here, changes, compare(seen, here)[1])
+    count = at.change.shape[1]
+    return together[:, :count, count:], together[:, count:, count:] + units.double()
+
+
 def lost_to_poses(seen: Seen, at: Expansion) -> tuple[Tensor, Tensor]:
     """Return what is lost since poses are not known exactly.
 
@@ -245,18 +267,11 @@ def lost_to_poses(seen: Seen, at: Expansion) -> tuple[Tensor, Tensor]:
     nats : Tensor (b,)
         Of the image's evidence: poses might have been others.
     """
-    poses = seen.reconstruction.poses
     if seen.spread is None:
         return torch.zeros_like(at.fisher), torch.zeros_like(at.value)
-    here = seen.expected(seen.reconstruction.conformations(at.z))
-    turned = [(seen.expected_off(at.z, pose) - here) / STEP for pose in range(len(seen.spread))]
-    changes = torch.cat([at.change, torch.stack(turned, dim=1)], dim=1)
-    together = _fisher(seen, here, changes, compare(seen, here)[1])
-    count = at.change.shape[1]
-    mixed, own = together[:, :count, count:], together[:, count:, count:]
-    own = own + torch.eye(own.shape[1], dtype=own.dtype, device=own.device)
+    mixed, own = with_poses(seen, at)
     fisher: Tensor = mixed @ torch.linalg.solve(own, mixed.transpose(1, 2))
-    return fisher, 0.5 * torch.logdet(own) + poses.choices()
+    return fisher, 0.5 * torch.logdet(own) + seen.reconstruction.poses.choices()
 
 
 def value_at(seen: Seen, z: Tensor, latent_prior: float) -> tuple[Tensor, Tensor]:

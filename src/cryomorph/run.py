@@ -148,7 +148,7 @@ class RunFolder:
             raise InputError(
                 f"{self.checkpoint}: damaged or not a checkpoint; remove the run folder to start over"
             ) from error
-        if "beads" not in state or "rest" not in state["reconstruction"]:
+        if "beads" not in state or not {"rest", "likelihood.kept"} <= state["reconstruction"].keys():
             raise InputError(f"{self.checkpoint}: written by an earlier version; train again, with another --out")
         return state
 

@@ -162,11 +162,12 @@ class Trainer:
             self.fabric.device,
             progress,
         )
-        self.optimisation.add_up(sums.count, sums.image_power, sums.cross, sums.model_power)
+        self.optimisation.add_up(*vars(sums).values())
         if not sums.count.any():  # no pose is known yet
             return False
-        calibration = calibrate(sums, self.calibration.shells)
+        calibration, kept = calibrate(sums, self.calibration.shells)
         likelihood = self.reconstruction.likelihood
+        likelihood.kept.copy_(kept)
         likelihood.cross_sum, likelihood.power_sum = gain_sums(sums, calibration)
         likelihood.update_gain()
         self.use_calibration(calibration)

@@ -91,6 +91,8 @@ class Likelihood(nn.Module, ABC):
     ----------
     gain, cross_sum, power_sum : Tensor (groups,)
         The gain, and the sums gathered since it was last updated.
+    kept : Tensor (groups,)
+        Share of the quotient of the sums that is no fitted noise: the gain.
     spread : Tensor ()
         Standard deviation of images' scales as a share of the gain.
     calibration : ShellCalibration or None
@@ -104,12 +106,13 @@ class Likelihood(nn.Module, ABC):
     gain: Tensor
     cross_sum: Tensor
     power_sum: Tensor
+    kept: Tensor
     spread: Tensor
 
     def __init__(self, settings: LikelihoodSettings, groups: int) -> None:
         super().__init__()
         self.settings = settings
-        for name, start in (("gain", 1.0), ("cross_sum", 0.0), ("power_sum", 0.0)):
+        for name, start in (("gain", 1.0), ("cross_sum", 0.0), ("power_sum", 0.0), ("kept", 1.0)):
             self.register_buffer(name, torch.full((groups,), start, dtype=torch.float64))
         known = 0.0 if settings.scale_spread == "auto" else settings.scale_spread
         self.register_buffer("spread", torch.tensor(known, dtype=torch.float64))
@@ -250,13 +253,14 @@ class Likelihood(nn.Module, ABC):
     def update_gain(self) -> None:
         """Set the gain of each optics group to its least-squares value over the images seen since the last call.
 
-        A group of which no image was seen takes that of all groups together. A gain is not negative: such a group
-        counts for nothing until it correlates again. Across processes the caller adds up the sums first.
+        Of that value only the share that is no fitted noise counts. A group of which no image was seen takes that of
+        all groups together. A gain is not negative: such a group counts for nothing until it correlates again. Across
+        processes the caller adds up the sums first.
         """
         seen = self.power_sum > 0
         if seen.any():
             self.gain.fill_(self.cross_sum.sum() / self.power_sum.sum())
-            self.gain[seen] = self.cross_sum[seen] / self.power_sum[seen]
+            self.gain[seen] = self.kept[seen] * self.cross_sum[seen] / self.power_sum[seen]
             self.gain.clamp_(min=0.0)
         self.cross_sum.zero_()
         self.power_sum.zero_()

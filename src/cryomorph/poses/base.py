@@ -109,6 +109,10 @@ class PoseSource(nn.Module, ABC):
         """
         return None
 
+    def offset(self, batch: ParticleBatch) -> Tensor:
+        """Return how far the most probable poses are from the middle of their prior, in units of `spread`; (b, 5)."""
+        return batch.shift.new_zeros(len(batch), 5)
+
     def choices(self) -> float:
         """Return by what factor poses were looked for farther than `spread` reaches, as a logarithm: nats of luck."""
         return 0.0

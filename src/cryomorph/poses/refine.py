@@ -56,6 +56,11 @@ class RefinedPoses(PoseSource):
         """Return the spreads that are expected of corrections; see the base class."""
         return self.corrections.spread(batch.shift)
 
+    def offset(self, batch: ParticleBatch) -> Tensor:
+        """Return the corrections; see the base class."""
+        correction: Tensor = self.corrections.table(batch.index)
+        return correction
+
     def optimizer(self) -> Optimizer:
         """Return Adam with moments and step counts for each particle."""
         return self.corrections.optimizer()

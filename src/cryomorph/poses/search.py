@@ -78,6 +78,11 @@ class SearchedPoses(PoseSource):
         """Return the spreads that are expected of corrections; see the base class."""
         return self.corrections.spread(batch.shift)
 
+    def offset(self, batch: ParticleBatch) -> Tensor:
+        """Return the corrections; see the base class."""
+        correction: Tensor = self.corrections.table(batch.index)
+        return correction
+
     def choices(self) -> float:
         """Return the nats of luck that all rotations are worth; see the base class."""
         return among_all_rotations(self.corrections.spread(self.shift)[0].item())
