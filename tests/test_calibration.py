@@ -238,6 +238,23 @@ def test_noise_that_poses_follow_is_no_signal():
     np.testing.assert_allclose(gain * found.signal[0].numpy(), 1, atol=0.05)
 
 
+def grouped(*groups):
+    return ShellSums(*(torch.cat(parts) for parts in zip(*(vars(sums).values() for sums in groups), strict=True)))
+
+
+def test_a_group_of_few_images_follows_the_others_in_what_is_fitted():
+    """Free coefficients of the first lose a quarter of the gain in the highest shell; of the second there are few."""
+    shell = np.arange(SHELLS) / SHELLS
+    left = np.exp(-0.3 * shell**2)
+    many = even_sums(1e6, 1.0, 1e4, 1e4, 1e3 * left, 1e3)
+    few = even_sums(1e3, 1.0, 10.0, 10.0, np.where(shell > 0.5, 1.0, 0.9), 1.0)
+    own = even_sums(1e5, 1.0, 1e3, 1e3, 1e2, 1e2)
+    found, _ = calibrate(grouped(many, few, own), "signal")
+    for group, expected in enumerate((0.5 * (1 + left), 0.5 * (1 + left), np.ones(SHELLS))):
+        signal = found.signal[group].numpy()
+        np.testing.assert_allclose(signal / signal[0], expected / expected[0], atol=0.02)
+
+
 @pytest.mark.parametrize("shells", ["noise", "signal", "both"])
 def test_nothing_is_negative_or_infinite_whatever_the_images_are(shells):
     low_passed = np.where(np.arange(SHELLS) < 8, 1.0, 0.0)

@@ -35,6 +35,8 @@ PRECISION = 0.05
 """Relative standard error above which a shell is taken together with its neighbours."""
 BLURS = torch.cat([torch.zeros(1), torch.logspace(-2, 2, 81)])
 """That are tried, from none on: b of `exp(-b k²)` with k = 1 at the highest shell."""
+EVIDENCE = 2.0
+"""Nats by which free coefficients must be explained better for a blur, and for one of an optics group's own."""
 LEAST_NOISE = 0.1
 """Of the mean over shells. Images that were low-pass filtered have shells without noise, which prove nothing."""
 LEAST_OF_GROUP = 128
@@ -261,7 +263,10 @@ def _not_fitted(gain: Tensor, free_cross: Tensor, free_power: Tensor) -> Tensor:
     left = torch.exp(-BLURS.to(gain)[:, None] * shell.square())  # (blurs, shells)
     expected = gain * left[:, None]
     explained = (expected * free_cross - 0.5 * expected.square() * free_power).sum(2)  # nats: (blurs, groups)
-    return 0.5 * (1 + left[explained.argmax(0)])
+    of_all = explained.sum(1)
+    common = of_all.argmax() * (of_all.max() > of_all[0] + EVIDENCE)
+    own = torch.where(explained.amax(0) > explained[common] + EVIDENCE, explained.argmax(0), common)
+    return 0.5 * (1 + left[own])
 
 
 def _width(information: Tensor, needed: float = PRECISION**-2) -> Tensor:
