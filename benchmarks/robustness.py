@@ -32,6 +32,11 @@ decoder
     no decoder: each image is compared with the 102 true conformations, and the likeliest is taken.
 decoder and model
     both.
+template
+    the middle frame of the trajectory, the true conformation that all others are near to.
+
+Poses are known in all of these: what they would cost besides is a run that has to search them. The strength of the
+priors that would have been chosen by the truth is the lowest point of its curve.
 
 What was simulated, trained and evaluated before is not done again. `--curves` picks some.
 """
@@ -70,6 +75,7 @@ from cryomorph.structure.model import read_template
 from cryomorph.structure.trajectory import read_ensemble
 from cryomorph.structure.write import write_template
 from cryomorph.workflows import background_radius
+from papers import without_poses
 from uncertainty import make_of_beads
 from unknown_poses import with_noise
 
@@ -83,7 +89,9 @@ CURVES: dict[str, tuple[float, ...]] = {
     "latents": (1, 2, 4, 8, 16),
     "strength": (3, 10, 30, 100, 300, 1000),
 }
-BUDGET = ("all as it is", "noise", "model", "decoder", "decoder and model")
+BUDGET = ("poses searched", "all as it is", "noise", "model", "decoder", "decoder and model", "template")
+MIDDLE = 50
+"""Frame in the middle of the trajectory."""
 USUAL = {"dose": 100.0, "images": 10.0, "defocus": 5000.0}
 """Of all curves but the one about it."""
 LABELS = {
@@ -129,7 +137,7 @@ class Point:
     @property
     def of_beads(self) -> bool:
         """Whether images are those of the model's own beads."""
-        return "model" in str(self.value)
+        return self.value in ("model", "decoder and model")
 
 
 def cryomorph(*command: object) -> None:
@@ -185,9 +193,13 @@ def trained(out: Path, point: Point, data: Path) -> Path:
     if (folder / "evaluation.json").exists():
         return folder
     options: list[object] = ["--seed", point.seed]
-    if point.curve == "template":
-        template = out / f"frame{point.value:.0f}.cif"
-        _write_frame(template, int(point.value), data)
+    if "template" in (point.curve, point.value):
+        frame = MIDDLE if point.curve == "budget" else int(point.value)
+        template = out / f"frame{frame}.cif"
+        _write_frame(template, frame, data)
+    if point.value == "poses searched":
+        star = without_poses(star)
+        options += ["--poses", "search"]
     if point.curve in ("poses", "refined") and point.value:
         turned = data / f"turned{point.value:g}.star"
         star = turned if turned.exists() else with_noise(star, turned, float(point.value))
