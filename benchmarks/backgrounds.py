@@ -112,7 +112,7 @@ class Comparison:
         """Estimate noise and signal of shells, or one noise and gain."""
         observed = image_coefficients(images)
         sums = self.sums(observed)
-        calibration, _ = calibrate(sums, "none" if white else "both")
+        calibration, _ = calibrate(sums, "none" if white else "both", 8)
         cross, power = gain_sums(sums, calibration)
         noise = calibration.noise * ((sums.image_power.sum() / sums.count.sum()) if white else 1.0)
         signal = calibration.signal[0][self.shell] * (cross / power)

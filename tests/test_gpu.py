@@ -99,8 +99,8 @@ def test_half_precision_moves_atoms_by_little(dimer):
 def test_shells_are_calibrated_as_on_the_cpu():
     beads = make_scatterers(60)
     batch = with_images(make_particles(60), beads, SIGNAL, NOISE)
-    expected = calibrate(sums_of(batch, beads), "both")[0]
-    found = calibrate(sums_of(batch.to(GPU), beads_on_gpu(beads)), "both")[0]
+    expected = calibrate(sums_of(batch, beads), "both", 8)[0]
+    found = calibrate(sums_of(batch.to(GPU), beads_on_gpu(beads)), "both", 8)[0]
     for name in ("noise", "signal"):
         assert getattr(found, name).device.type == "cuda"
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name), rtol=1e-4, atol=1e-5)

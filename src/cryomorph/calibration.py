@@ -37,6 +37,8 @@ BLURS = torch.cat([torch.zeros(1), torch.logspace(-2, 2, 81)])
 """That are tried, from none on: b of `exp(-b k²)` with k = 1 at the highest shell."""
 EVIDENCE = 2.0
 """Nats by which free coefficients must be explained better for a blur, and for one of an optics group's own."""
+POSE = 5
+"""Numbers of a pose: three turns, two shifts."""
 LEAST_NOISE = 0.1
 """Of the mean over shells. Images that were low-pass filtered have shells without noise, which prove nothing."""
 LEAST_OF_GROUP = 128
@@ -188,7 +190,7 @@ def gather_sums(
     return sums, ImageSums.together(seen, band(stack.box) + 1, device)
 
 
-def calibrate(sums: ShellSums, shells: Shells) -> tuple[ShellCalibration, Tensor]:
+def calibrate(sums: ShellSums, shells: Shells, latents: int) -> tuple[ShellCalibration, Tensor]:
     """Estimate noise and signal of each shell.
 
     The noise is the power of the residual at the shell's own best gain, `(‖y‖² - ⟨y, h * v⟩² / ‖h * v‖²) / count`. The
@@ -203,6 +205,8 @@ def calibrate(sums: ShellSums, shells: Shells) -> tuple[ShellCalibration, Tensor
         Over images of all processes.
     shells
         What is not estimated is 1.
+    latents
+        Numbers that were fitted to each image, besides those of its pose.
 
     Returns
     -------
@@ -217,7 +221,7 @@ def calibrate(sums: ShellSums, shells: Shells) -> tuple[ShellCalibration, Tensor
     noise = _pooled(residual, width) / _pooled(count, width).clamp(min=1)
     noise = noise.clamp(min=LEAST_NOISE * level)
     noise = torch.where(count.sum(1, keepdim=True) * level > 0, noise, 1.0)
-    signal, kept = _relative_gain(sums, noise)
+    signal, kept = _relative_gain(sums, noise, latents + POSE)
     if shells in ("none", "noise"):
         signal, kept = torch.ones_like(noise), torch.ones_like(kept)
     noise = noise if shells in ("noise", "both") else torch.ones_like(noise)
@@ -230,27 +234,32 @@ def gain_sums(sums: ShellSums, calibration: ShellCalibration) -> tuple[Tensor, T
     return cross.sum(1), (sums.model_power * calibration.signal.square() / calibration.noise).sum(1)
 
 
-def _relative_gain(sums: ShellSums, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _relative_gain(sums: ShellSums, noise: Tensor, fitted: int) -> tuple[Tensor, Tensor]:
     """Return the gain of each shell over that of all, and what it is of the gain found; (groups, shells), (groups,).
 
-    Never negative; 1 in a group that does not correlate with its model.
+    Never negative; 1 in a group that does not correlate with its model. What a model that turns without getting
+    stronger gains where it is fitted it loses outside: the truth lies in the middle. Where poses are quite wrong more
+    is lost outside than the numbers that were fitted can have gained.
     """
     cross, model = sums.cross / noise, sums.model_power / noise
     overall = cross.sum(1, keepdim=True) / model.sum(1, keepdim=True).clamp(min=1e-300)
     width = _width(overall.square() * model)  # the variance of a shell's gain is 1 / model
     gain = (_pooled(cross, width) / _pooled(model, width).clamp(min=1e-300)).clamp(min=0)
-    true = gain * _not_fitted(gain, sums.free_cross / noise, sums.free_power / noise)
+    lost = 0.5 * _lost_outside(gain, sums.free_cross / noise, sums.free_power / noise)
+    # Each number that is fitted explains half a nat of noise; of each image there is one coefficient in shell 0.
+    nats, most = (gain.square() * model * lost).sum(1), 0.5 * fitted * sums.count[:, 0]
+    true = gain * (1 - lost * (most / nats.clamp(min=1e-300)).clamp(max=1)[:, None])
     mean = (true * model).sum(1, keepdim=True) / model.sum(1, keepdim=True).clamp(min=1e-300)
     signal = torch.where((overall > 0) & (mean > 0), true / mean, 1.0)
-    fitted, whole = (signal * true * model).sum(1), (signal * gain * model).sum(1)
-    return signal, torch.where(whole > 0, fitted / whole.clamp(min=1e-300), 1.0)
+    of_signal, of_all = (signal * true * model).sum(1), (signal * gain * model).sum(1)
+    return signal, torch.where(of_all > 0, of_signal / of_all.clamp(min=1e-300), 1.0)
 
 
-def _not_fitted(gain: Tensor, free_cross: Tensor, free_power: Tensor) -> Tensor:
-    """Return the share of the gain of each shell that is no noise to which poses and latents were fitted.
+def _lost_outside(gain: Tensor, free_cross: Tensor, free_power: Tensor) -> Tensor:
+    """Return the share of the gain of each shell that free coefficients lack, `1 - exp(-b k²)`: (groups, shells).
 
-    What is fitted to noise gains in the fit what it loses outside. So of free coefficients a share `r = exp(-b k²)` of
-    the gain is left, as if images were blurred, and the truth lies in the middle, `(1 + r) / 2`.
+    As if images were blurred where they were not fitted. There is one b for all optics groups, 0 without evidence of
+    one, but for those groups that have evidence of another.
 
     Parameters
     ----------
@@ -266,7 +275,7 @@ def _not_fitted(gain: Tensor, free_cross: Tensor, free_power: Tensor) -> Tensor:
     of_all = explained.sum(1)
     common = of_all.argmax() * (of_all.max() > of_all[0] + EVIDENCE)
     own = torch.where(explained.amax(0) > explained[common] + EVIDENCE, explained.argmax(0), common)
-    return 0.5 * (1 + left[own])
+    return 1 - left[own]
 
 
 def _width(information: Tensor, needed: float = PRECISION**-2) -> Tensor:

@@ -165,7 +165,7 @@ class Trainer:
         self.optimisation.add_up(*vars(sums).values())
         if not sums.count.any():  # no pose is known yet
             return False
-        calibration, kept = calibrate(sums, self.calibration.shells)
+        calibration, kept = calibrate(sums, self.calibration.shells, self.reconstruction.conformations.latent_dim)
         likelihood = self.reconstruction.likelihood
         likelihood.kept.copy_(kept)
         likelihood.cross_sum, likelihood.power_sum = gain_sums(sums, calibration)
