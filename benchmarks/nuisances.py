@@ -41,6 +41,8 @@ HANDLING: dict[str, dict[str, Any]] = {
     "blurred": {"scattering": {"b_factors": True}},
 }
 """The part of the model that is for a nuisance; optics groups and backgrounds are left to gains and shells."""
+WITHOUT: dict[str, dict[str, Any]] = {"contrast": {"likelihood": {"scale_spread": 0.0}}}
+"""Settings without that part, where it is a default."""
 
 
 def simulated(folder: Path, nuisance: str, arguments: argparse.Namespace) -> Path:
@@ -68,7 +70,7 @@ def simulated(folder: Path, nuisance: str, arguments: argparse.Namespace) -> Pat
 
 
 def run_one(folder: Path, nuisance: str, part: str, seed: int, arguments: argparse.Namespace) -> dict[str, object]:
-    """Train on the images of a nuisance with the part of the model that is for another one, or none ("")."""
+    """Train on the images of a nuisance with the part of the model that is for it, or for another one, or none ("")."""
     data = simulated(folder / "data", nuisance, arguments)
     settings: dict[str, Any] = {
         "particles": {"path": str(data / "particles.star")},
@@ -77,16 +79,17 @@ def run_one(folder: Path, nuisance: str, part: str, seed: int, arguments: argpar
         "priors": {"strength": arguments.prior_strength},
         "seed": seed,
     }
-    name = f"{nuisance}-with-{part or 'defaults'}-{arguments.images}-{arguments.box}-{arguments.epochs}-seed{seed}"
+    name = f"{nuisance}-with-{part or 'nothing'}-{arguments.images}-{arguments.box}-{arguments.epochs}-seed{seed}"
     started = time.monotonic()
-    run = train(parse_config(settings | HANDLING.get(part, {}), "benchmark").resolved(), folder / name)
+    changed = HANDLING[part] if part else WITHOUT.get(nuisance, {})
+    run = train(parse_config(settings | changed, "benchmark").resolved(), folder / name)
     seconds = time.monotonic() - started
     result = evaluate(run.path, data / "truth.npz")
     last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
     row: dict[str, Any] = {"nuisance": nuisance, "part": part, "seed": seed, "rmsd": round(result.rmsd_mean, 4)}
     row |= {"free": round(last["free"], 2), "seconds": round(seconds, 1)}
     print(
-        f"{nuisance:12s}{part or 'defaults':12s}{seed:5d}{row['rmsd']:10.3f}{row['free']:10.2f}{seconds:8.0f}",
+        f"{nuisance:12s}{part or 'nothing':12s}{seed:5d}{row['rmsd']:10.3f}{row['free']:10.2f}{seconds:8.0f}",
         flush=True,
     )
     return row
